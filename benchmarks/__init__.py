@@ -1,0 +1,1 @@
+"""Benchmarks and the demo: the main job on real models, measured."""

@@ -1,0 +1,1 @@
+"""Codec: bytes to bytes. Digests, compressed frames, safetensors headers; no I/O policy."""

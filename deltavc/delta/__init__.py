@@ -1,0 +1,1 @@
+"""The algebra: kinds of delta, vectors of them, encoding, certified rebuild."""

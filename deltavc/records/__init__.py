@@ -1,0 +1,1 @@
+"""Records: what deltavc writes down, as immutable typed values with one encoding."""

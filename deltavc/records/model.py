@@ -1,0 +1,224 @@
+"""Record types that are objects of the store or lines of the event log.
+
+Fields are only ever added with a default that is left out of the encoding, so
+that old ids stay what they are. Times are integer milliseconds since 1970 in
+UTC. Coefficients and scales are rationals written ``"p"`` or ``"p/q"`` in
+lowest terms.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import msgspec
+
+from deltavc.ids import BaseId, BlobId, CommitId, DeltaId, EventHash, ManifestId, ObjectId
+
+__all__ = [
+    "Base",
+    "BaseSource",
+    "BaseTensor",
+    "Commit",
+    "DataRef",
+    "Event",
+    "FileInfo",
+    "Manifest",
+    "Measurement",
+    "RefChange",
+    "Source",
+    "Tag",
+    "fraction_from_text",
+    "fraction_to_text",
+]
+
+
+def fraction_to_text(value: Fraction) -> str:
+    """Returns the written form of a rational: ``"p"`` or ``"p/q"`` in lowest terms."""
+    return str(value)
+
+
+def fraction_from_text(text: str) -> Fraction:
+    """Reads a rational in its written form.
+
+    Args:
+        text: ``"p"`` or ``"p/q"``.
+
+    Returns:
+        The rational.
+
+    Raises:
+        ValueError: Not the written form of a rational.
+    """
+    value = Fraction(text)
+    if str(value) != text:
+        raise ValueError(f"'{text}' is not a rational in lowest terms")
+    return value
+
+
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Common settings of all records."""
+
+
+class BaseTensor(_Record, frozen=True):
+    """One tensor of a base: what it is and the SHA-256 of its bytes as stored in the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    sha256: str
+
+
+class Base(_Record, frozen=True):
+    """A frozen base model. Its object id is the base's fingerprint: it covers tensors only."""
+
+    tensors: dict[str, BaseTensor]
+
+
+class FileInfo(_Record, frozen=True):
+    """A file that goes with a model: its size and the SHA-256 of its bytes."""
+
+    size: int
+    sha256: str
+
+
+class BaseSource(_Record, frozen=True):
+    """Where a base is and what else its folder holds; the value of a ``base:NAME`` ref.
+
+    ``path`` is relative to the folder of the repository when the base lies
+    inside it, else absolute. ``weights`` are the safetensors files in order.
+    """
+
+    base: BaseId
+    path: str
+    weights: tuple[str, ...]
+    files: dict[str, FileInfo] = {}
+    source: str | None = None
+    copied: bool = False
+
+
+class Manifest(_Record, frozen=True):
+    """A model version as a vector over the base.
+
+    Attributes:
+        base: The base's fingerprint.
+        params: Parameter name to {delta id: coefficient}; no zero coefficient,
+            no empty map: a parameter that is not listed is the base's own.
+        removed: Base tensors that this version does not have, sorted.
+        files: Files other than weights that differ from the base's: path to
+            blob id, or to "" where the version lacks the base's file.
+        prefix: What the version's own names have in front of the base's names.
+        attachments: Carried along unchanged, such as an adapter's config.
+    """
+
+    base: BaseId
+    params: dict[str, dict[DeltaId, str]] = {}
+    removed: tuple[str, ...] = ()
+    files: dict[str, str] = {}
+    prefix: str = ""
+    attachments: dict[str, BlobId] = {}
+
+
+class Source(_Record, frozen=True):
+    """What a commit was read from: ``peft``, ``checkpoint``, ``base``, or a verb as ``revert``."""
+
+    kind: str
+    detail: str = ""
+    bytes_read: int = 0
+
+
+class DataRef(_Record, frozen=True):
+    """Fingerprint of training data; the data itself is not kept."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+class Commit(_Record, frozen=True):
+    """A recorded model version with its history.
+
+    ``errors`` is empty for an exact commit; else it holds, per parameter, the
+    measured relative Frobenius error of the stored change against the given one.
+    """
+
+    manifest: ManifestId
+    base: BaseId
+    author: str
+    time: int
+    message: str
+    tool: str
+    parents: tuple[CommitId, ...] = ()
+    source: Source | None = None
+    labels: dict[str, str] = {}
+    data: tuple[DataRef, ...] = ()
+    run: str | None = None
+    errors: dict[str, float] = {}
+
+
+class Tag(_Record, frozen=True):
+    """An annotated tag."""
+
+    commit: CommitId
+    name: str
+    tagger: str
+    time: int
+    message: str
+
+
+class Measurement(_Record, frozen=True):
+    """An observed KPI value of a commit. ``value`` is None for NaN."""
+
+    commit: CommitId
+    kpi: str
+    value: float | None
+    actor: str
+    time: int
+    samples: int | None = None
+    dataset: str | None = None
+    source: str | None = None
+
+
+class RefChange(_Record, frozen=True):
+    """One ref before and after an event; None where it did not or does not exist.
+
+    Names: ``HEAD`` (value ``branch:NAME`` or a commit id), ``branch:NAME``
+    (commit id; absent before the first commit), ``tag:NAME`` (commit or tag id),
+    ``base:NAME`` (id of a :class:`BaseSource`).
+    """
+
+    name: str
+    before: str | None = None
+    after: str | None = None
+
+
+class Event(_Record, frozen=True):
+    """One line of the event log; its hash is the SHA-256 of its canonical bytes.
+
+    Attributes:
+        number: 1, 2, 3, … without a gap.
+        time: When it was appended.
+        actor: Who, as ``name <mail>``.
+        command: The verb.
+        summary: One line for people.
+        reason: Why, where it was asked for.
+        refs: Refs that changed.
+        objects: Ids that the event brought or concerns.
+        detail: Further plain values.
+        undoes: Number of the event that this one takes back.
+        redoes: Number of the event that this one does again.
+        prev: Hash of the event before; 64 zeros for the first.
+    """
+
+    number: int
+    time: int
+    actor: str
+    command: str
+    summary: str
+    prev: EventHash
+    tool: str
+    reason: str | None = None
+    refs: tuple[RefChange, ...] = ()
+    objects: tuple[ObjectId, ...] = ()
+    detail: dict[str, Any] = {}
+    undoes: int | None = None
+    redoes: int | None = None
