@@ -139,6 +139,8 @@ class Commit(_Record, frozen=True):
 
     ``errors`` is empty for an exact commit; else it holds, per parameter, the
     measured relative Frobenius error of the stored change against the given one.
+    ``contents`` counts the parameters by kind and holds the largest rank under
+    ``rank``, so that history can be told without opening a delta.
     """
 
     manifest: ManifestId
@@ -153,6 +155,7 @@ class Commit(_Record, frozen=True):
     data: tuple[DataRef, ...] = ()
     run: str | None = None
     errors: dict[str, float] = {}
+    contents: dict[str, int] = {}
 
 
 class Tag(_Record, frozen=True):

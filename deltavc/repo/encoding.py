@@ -1,0 +1,417 @@
+"""From what a person commits to a vector: each changed tensor becomes a delta on the base.
+
+Unchanged tensors cost a comparison at memory speed and store nothing. A tensor
+that HEAD's own terms rebuild to the very same bits keeps those terms, so that
+an adapter stays an adapter when only its neighbours changed.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from statistics import median_low
+from typing import TYPE_CHECKING
+
+from deltavc.delta.vector import Terms, Vector, add_terms
+from deltavc.errors import BaseMismatch, UnsupportedFormat
+from deltavc.ids import DeltaId
+from deltavc.repo.parallel import unordered
+from deltavc.repo.results import KindRow
+
+if TYPE_CHECKING:
+    from deltavc.delta.kinds import Delta
+    from deltavc.delta.tensor import Tensor
+    from deltavc.formats.checkpoint import Checkpoint
+    from deltavc.formats.peft import Adapter
+    from deltavc.repo.objects import ObjectSink
+    from deltavc.repo.openbase import OpenBase
+    from deltavc.repo.repository import Repository
+
+__all__ = ["Encoding", "Options", "Selection", "encode_adapter", "encode_checkpoint"]
+
+ONE = Fraction(1)
+PEFT_CONFIG = "peft/adapter_config.json"
+PEFT_PREFIX = "peft/prefix"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which parameters a commit takes from its source; the others stay as they are at HEAD."""
+
+    params: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    @property
+    def everything(self) -> bool:
+        """Whether all parameters are taken."""
+        return not self.params and not self.exclude
+
+    def __call__(self, name: str) -> bool:
+        """Tells whether a parameter is taken."""
+        wanted = not self.params or any(fnmatch.fnmatchcase(name, p) for p in self.params)
+        return wanted and not any(fnmatch.fnmatchcase(name, p) for p in self.exclude)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to encode: effort, and bounds for lossy storing where that was asked for."""
+
+    effort: str = "default"
+    max_rank: int | None = None
+    rel_error: float | None = None
+    selection: Selection = field(default_factory=Selection)
+
+    @property
+    def lossy(self) -> bool:
+        """Whether an approximation was asked for."""
+        return self.max_rank is not None or self.rel_error is not None
+
+
+@dataclass
+class Encoding:
+    """A version encoded: its vector and what its parameters are.
+
+    Attributes:
+        vector: The version.
+        rows: Per parameter: what it is for people, bytes newly stored, rank.
+        unchanged: Parameters that are the base's own.
+        errors: Measured relative error per approximated parameter.
+        model_bytes: Size of the whole version's tensors.
+        ignored: Files of the source that were left out.
+    """
+
+    vector: Vector
+    rows: dict[str, tuple[str, int, int | None]] = field(default_factory=dict)
+    unchanged: int = 0
+    errors: dict[str, float] = field(default_factory=dict)
+    model_bytes: int = 0
+    ignored: list[str] = field(default_factory=list)
+
+    def kinds(self) -> list[KindRow]:
+        """Returns the table by kind, the unchanged last."""
+        by_kind: dict[str, list[tuple[int, int | None]]] = {}
+        for what, stored, rank in self.rows.values():
+            by_kind.setdefault(what, []).append((stored, rank))
+        table = []
+        for what, items in sorted(by_kind.items()):
+            ranks = [rank for _, rank in items if rank is not None]
+            table.append(
+                KindRow(
+                    kind=what,
+                    parameters=len(items),
+                    stored=sum(stored for stored, _ in items),
+                    rank_median=median_low(ranks) if ranks else None,
+                    rank_max=max(ranks) if ranks else None,
+                )
+            )
+        table.append(KindRow(kind="unchanged", parameters=self.unchanged, stored=0))
+        return table
+
+    def contents(self) -> dict[str, int]:
+        """Returns the counts that a commit keeps."""
+        counts = dict(Counter(what for what, _, _ in self.rows.values()))
+        ranks = [rank for _, _, rank in self.rows.values() if rank is not None]
+        return counts | ({"rank": max(ranks)} if ranks else {})
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One tensor of a checkpoint and the parameter that it is."""
+
+    param: str
+    name: str
+    in_base: bool
+
+
+def encode_checkpoint(
+    repo: Repository,
+    base: OpenBase,
+    checkpoint: Checkpoint,
+    head: Vector | None,
+    options: Options,
+    sink: ObjectSink,
+) -> Encoding:
+    """Encodes full weights against the base.
+
+    Args:
+        repo: The repository.
+        base: The open base.
+        checkpoint: The weights.
+        head: HEAD's vector where it stands on the same base.
+        options: Effort, bounds, selection.
+        sink: Takes the objects.
+
+    Returns:
+        The version.
+
+    Raises:
+        BaseMismatch: The checkpoint shares no parameter with the base.
+    """
+    prefix, items = _match_names(base, checkpoint)
+    chosen = options.selection
+    taken = [item for item in items if chosen(item.param)]
+    done, total = 0, sum(checkpoint.tensor(item.name).nbytes for item in taken) or 1
+    old = head.params if head is not None else {}
+    params: dict[str, Terms] = {}
+    result = Encoding(Vector(base.id), ignored=list(checkpoint.ignored))
+
+    def one(item: _Item) -> tuple[_Item, Terms, tuple[str, int, int | None] | None, float | None]:
+        new = checkpoint.tensor(item.name)
+        return item, *_encode_one(repo, base, item, new, old.get(item.param), options, sink)
+
+    taken.sort(key=lambda item: (-checkpoint.tensor(item.name).nbytes, item.param))
+    for item, terms, row, error in unordered(one, taken, repo.session.threads):
+        done += checkpoint.tensor(item.name).nbytes
+        repo.session.progress("encode", done, total)
+        if terms:
+            params[item.param] = terms
+        if row is None:
+            result.unchanged += 1
+        else:
+            result.rows[item.param] = row
+        if error is not None:
+            result.errors[item.param] = error
+    present = {item.param for item in items}
+    removed = [name for name in base.record.tensors if name not in present and chosen(name)]
+    meta = {f"removed:{name}": "1" for name in removed if name not in checkpoint.tied}
+    meta |= _files(base, checkpoint, sink)
+    if prefix:
+        meta["prefix"] = prefix
+    if not chosen.everything and head is not None:
+        params |= {name: terms for name, terms in head.params.items() if not chosen(name)}
+        meta = dict(head.meta) | meta
+    result.vector = Vector(base.id, {name: params[name] for name in sorted(params)}, meta)
+    result.model_bytes = checkpoint.total_bytes
+    return result
+
+
+def _encode_one(
+    repo: Repository,
+    base: OpenBase,
+    item: _Item,
+    new: Tensor,
+    old: Terms | None,
+    options: Options,
+    sink: ObjectSink,
+) -> tuple[Terms, tuple[str, int, int | None] | None, float | None]:
+    from deltavc.delta.encode import encode_tensor, same_bits
+
+    origin = base.tensor(item.param) if item.in_base else None
+    if origin is not None and same_bits(origin, new):
+        return {}, None, None
+    if old and _rebuilds_to(repo, origin, old, new, item.param):
+        return old, ("as at HEAD", 0, None), None
+    if options.lossy and origin is not None and _can_approximate(origin, new):
+        from deltavc.delta.lossy import approximate
+
+        delta, error = approximate(
+            origin, new, max_rank=options.max_rank, rel_error=options.rel_error
+        )
+        oid, stored = sink.delta(delta)
+        return {oid: ONE}, ("low-rank, approximate", stored, delta.rank), error
+    encoded = encode_tensor(
+        origin, new, base_sha256=base.sha256.get(item.param, ""), effort=options.effort
+    )
+    if encoded is None:
+        return {}, None, None
+    oid, stored = sink.delta(encoded.delta)
+    return {oid: ONE}, (encoded.what, stored, encoded.rank), None
+
+
+def _can_approximate(origin: Tensor, new: Tensor) -> bool:
+    return (
+        len(new.shape) >= 2
+        and origin.shape == new.shape
+        and origin.dtype is new.dtype
+        and new.dtype.arithmetic
+        and new.is_finite()
+        and origin.is_finite()
+    )
+
+
+def _rebuilds_to(
+    repo: Repository, origin: Tensor | None, terms: Terms, new: Tensor, name: str
+) -> bool:
+    from deltavc.delta.encode import same_bits
+    from deltavc.delta.rebuild import Rebuild, Term
+
+    rebuild = Rebuild(origin, [Term(repo.delta(oid), c) for oid, c in terms.items()], name=name)
+    if rebuild.dtype is not new.dtype or rebuild.shape != new.shape:
+        return False
+    return same_bits(rebuild.tensor(), new)
+
+
+def _match_names(base: OpenBase, checkpoint: Checkpoint) -> tuple[str, list[_Item]]:
+    """Finds what the checkpoint's names have in front of the base's, and pairs them."""
+    known = base.record.tensors
+    names = [name for name in checkpoint.entries if name not in checkpoint.tied or name in known]
+    candidates = Counter(
+        name[: -len(other)]
+        for name in names
+        for other in (name[i + 1 :] for i in range(-1, len(name)) if i < 0 or name[i] == ".")
+        if other in known
+    )
+    if not candidates:
+        raise BaseMismatch(
+            f"the checkpoint shares no parameter with base '{base.name}'",
+            hint="register its own base: deltavc base add NAME PATH, or name it with --base",
+            base=base.id,
+            examples=names[:5],
+        )
+    prefix = max(candidates, key=lambda p: (candidates[p], -len(p)))
+    items = []
+    for name in names:
+        stripped = name.removeprefix(prefix)
+        if name.startswith(prefix) and stripped in known:
+            items.append(_Item(stripped, name, True))
+        elif name in known:
+            raise UnsupportedFormat(
+                f"the checkpoint names '{name}' beside '{prefix}{name}'",
+                hint="save the model under one set of names",
+                parameter=name,
+            )
+        else:
+            items.append(_Item(name, name, False))
+    return prefix, items
+
+
+def _files(base: OpenBase, checkpoint: Checkpoint, sink: ObjectSink) -> dict[str, str]:
+    """Returns the files that differ from the base's; a lone weights file brings none."""
+    meta = {}
+    if not checkpoint.is_folder:
+        return meta
+    for name, path in checkpoint.files.items():
+        data = path.read_bytes()
+        known = base.source.files.get(name)
+        if known is None or known.sha256 != hashlib.sha256(data).hexdigest():
+            meta[f"file:{name}"] = str(sink.blob(data))
+    gone = [name for name in base.source.files if name not in checkpoint.files]
+    return meta | {f"file:{name}": "" for name in gone}
+
+
+def encode_adapter(
+    repo: Repository,
+    base: OpenBase,
+    adapter: Adapter,
+    head: Vector | None,
+    options: Options,
+    sink: ObjectSink,
+    *,
+    stack: bool,
+) -> Encoding:
+    """Encodes a PEFT adapter as deltas on the base, or with ``stack`` on top of HEAD.
+
+    Args:
+        repo: The repository.
+        base: The open base.
+        adapter: The adapter.
+        head: HEAD's vector; needed to stack.
+        options: Effort, bounds, selection.
+        sink: Takes the objects.
+        stack: Add to HEAD's vector instead of replacing it.
+
+    Returns:
+        The version.
+
+    Raises:
+        BaseMismatch: The adapter's modules are not the base's.
+        ShapeMismatch: They are, with other shapes.
+    """
+    from deltavc.formats.peft_match import match
+
+    shapes = {
+        n: (base.checkpoint.entries[n].dtype, base.checkpoint.entries[n].shape)
+        for n in base.record.tensors
+    }
+    matched = match(adapter, shapes, base.checkpoint.tied)
+    chosen = options.selection
+    start = head if head is not None and (stack or not chosen.everything) else Vector(base.id)
+    params: dict[str, Terms] = dict(start.params)
+    result = Encoding(Vector(base.id))
+
+    def put(name: str, delta: Delta, what: str, rank: int | None, *, on_top: bool) -> None:
+        oid, stored = sink.delta(delta)
+        under = params.get(name, {}) if on_top else {}
+        params[name] = add_terms((1, under), (1, {oid: ONE}))
+        result.rows[name] = (what, stored, rank)
+
+    def selected(names: Mapping[str, object]) -> list[str]:
+        return sorted(name for name in names if chosen(name))
+
+    for name in selected(matched.params):
+        deltas: Sequence[Delta] = matched.params[name]
+        for i, delta in enumerate(_bounded(deltas, options, result.errors, name)):
+            is_lowrank = delta.kind == "lowrank"
+            put(
+                name,
+                delta,
+                "low-rank" if is_lowrank else "replaced",
+                delta.rank if is_lowrank else None,
+                on_top=is_lowrank and (stack or i > 0),
+            )
+    for name in selected(matched.replaced):
+        item = _Item(name, name, True)
+        terms, row, _ = _encode_one(repo, base, item, matched.replaced[name], None, options, sink)
+        params.pop(name, None)
+        if terms:
+            params[name] = terms
+        if row is not None:
+            result.rows[name] = row
+    for name in selected(matched.new):
+        put(name, matched.new[name], "new", None, on_top=False)
+    meta = dict(start.meta)
+    meta[f"attachment:{PEFT_CONFIG}"] = sink.blob(adapter.config_bytes)
+    meta[f"attachment:{PEFT_PREFIX}"] = sink.blob(matched.prefix.encode("utf-8"))
+    result.vector = Vector(base.id, {name: params[name] for name in sorted(params)}, meta)
+    result.unchanged = sum(name not in params for name in base.record.tensors)
+    result.model_bytes = base.checkpoint.total_bytes
+    return result
+
+
+def _bounded(
+    deltas: Sequence[Delta], options: Options, errors: dict[str, float], name: str
+) -> Sequence[Delta]:
+    """Truncates low-rank factors where an approximation was asked for."""
+    if not options.lossy:
+        return deltas
+    from deltavc.delta.lossy import truncate
+
+    bounded = []
+    for delta in deltas:
+        if delta.kind == "lowrank":
+            delta, error = truncate(delta, max_rank=options.max_rank, rel_error=options.rel_error)
+            if error:
+                errors[name] = error
+        bounded.append(delta)
+    return bounded
+
+
+def term_check(
+    repo: Repository, vector: Vector, names: Sequence[str], origin: Callable[[str], Tensor | None]
+) -> None:
+    """Makes sure that changed parameters can be rebuilt before they are recorded.
+
+    A sum of additive terms always can; with replacements among them it may not.
+
+    Args:
+        repo: The repository.
+        vector: The version to record.
+        names: The parameters to look at.
+        origin: Gives the base's tensor of a name.
+
+    Raises:
+        MergeConflict: Replacements do not combine.
+    """
+    from deltavc.delta.rebuild import Rebuild, Term
+
+    cache: dict[DeltaId, Delta] = {}
+    for name in names:
+        terms = vector.params.get(name, {})
+        if len(terms) <= 1 and all(c == 1 for c in terms.values()):
+            continue
+        loaded = [Term(cache.setdefault(oid, repo.delta(oid)), c) for oid, c in terms.items()]
+        Rebuild(origin(name), loaded, name=name)

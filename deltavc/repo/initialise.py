@@ -1,0 +1,98 @@
+"""The verb ``init``: an empty repository."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deltavc.errors import RepositoryExists, RepositoryUnwritable
+from deltavc.ids import check_name
+from deltavc.repo.layout import FORMAT_TEXT, Layout
+from deltavc.repo.repository import HEAD, Repository, branch_ref
+from deltavc.store import ObjectStore
+
+if TYPE_CHECKING:
+    from deltavc.repo.session import Session
+
+__all__ = ["init"]
+
+
+def init(
+    root: Path,
+    session: Session,
+    *,
+    workspace: str = "model",
+    branch: str = "main",
+    bare: bool = False,
+    dry_run: bool = False,
+) -> tuple[Repository, bool]:
+    """Makes a repository in a folder; does nothing when there is the same one already.
+
+    Args:
+        root: The folder; made when missing.
+        session: Who acts, the clock.
+        workspace: Folder that checkout rebuilds, relative to ``root``.
+        branch: Name of the first branch.
+        bare: No workspace.
+        dry_run: Only check.
+
+    Returns:
+        The repository and whether it was made.
+
+    Raises:
+        RepositoryExists: There is one with another workspace.
+        RepositoryUnwritable: The folder cannot be written.
+        InvalidName: The branch's name may not be used.
+    """
+    check_name(branch, "branch")
+    layout = Layout(root.absolute())
+    settings = _settings(workspace, bare)
+    if layout.folder.exists():
+        layout.check_format()
+        wanted = "" if bare else workspace
+        repo = Repository(layout, session)
+        found = repo.workspace
+        if found != (layout.root / wanted if wanted else None):
+            raise RepositoryExists(
+                f"'{layout.root}' holds a repository with another workspace",
+                hint="change it: deltavc config set workspace.path PATH",
+                workspace=str(found) if found else None,
+            )
+        return repo, False
+    repo = Repository(layout, session)
+    if dry_run:
+        return repo, True
+    try:
+        layout.root.mkdir(parents=True, exist_ok=True)
+        _populate(layout, settings)
+    except OSError as error:
+        raise RepositoryUnwritable(
+            f"cannot make a repository in '{layout.root}': {error.strerror}"
+        ) from error
+    with repo.change("init") as change:
+        change.summary = f"init, branch {branch}"
+        change.set(HEAD, branch_ref(branch))
+    return repo, True
+
+
+def _settings(workspace: str, bare: bool) -> str:
+    if bare:
+        return "[core]\nbare = true\n"
+    quoted = workspace.replace("\\", "\\\\").replace('"', '\\"')
+    return f'[workspace]\npath = "{quoted}"\n'
+
+
+def _populate(layout: Layout, settings: str) -> None:
+    """Builds the folder beside and renames it: half a repository is never seen."""
+    building = layout.root / f".deltavc-init-{os.getpid()}"
+    inner = Layout(building)
+    inner.folder.mkdir(parents=True)
+    for folder in (inner.events, inner.cache):
+        folder.mkdir()
+    ObjectStore.create(inner.folder)
+    inner.config.write_text(settings, encoding="utf-8")
+    inner.lock.touch()
+    inner.format.write_text(FORMAT_TEXT, encoding="utf-8")
+    inner.folder.rename(layout.folder)
+    building.rmdir()

@@ -1,0 +1,132 @@
+"""Where a repository keeps its files, and how one is found.
+
+``docs/reference/format/repository-layout.md`` is the normative page.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deltavc.errors import FormatTooNew, NotARepository, RepositoryError
+
+__all__ = ["FORMAT", "Layout", "discover"]
+
+FOLDER = ".deltavc"
+FORMAT = 1
+FORMAT_TEXT = f"deltavc {FORMAT}\nsha256\n"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths of one repository. ``root`` is the folder that holds ``.deltavc``."""
+
+    root: Path
+
+    @property
+    def folder(self) -> Path:
+        """The repository's own folder."""
+        return self.root / FOLDER
+
+    @property
+    def format(self) -> Path:
+        """The format file, read before anything else."""
+        return self.folder / "format"
+
+    @property
+    def config(self) -> Path:
+        """The repository's settings."""
+        return self.folder / "config.toml"
+
+    @property
+    def lock(self) -> Path:
+        """The lock file, never removed."""
+        return self.folder / "lock"
+
+    @property
+    def events(self) -> Path:
+        """The event log's folder."""
+        return self.folder / "events"
+
+    @property
+    def catalog(self) -> Path:
+        """The SQLite catalog."""
+        return self.folder / "catalog.db"
+
+    @property
+    def cache(self) -> Path:
+        """What can be computed again: base fingerprints, workspace state."""
+        return self.folder / "cache"
+
+    @property
+    def bases(self) -> Path:
+        """Copies of bases that were added with ``--copy``."""
+        return self.folder / "bases"
+
+    @property
+    def journal(self) -> Path:
+        """Says that the workspace is being rewritten in place."""
+        return self.folder / "workspace.journal"
+
+    def check_format(self) -> None:
+        """Refuses a repository that this version cannot read.
+
+        Raises:
+            NotARepository: There is none, or its format file is not one.
+            FormatTooNew: A newer deltavc wrote it.
+        """
+        try:
+            lines = self.format.read_text(encoding="utf-8", errors="replace").split("\n")
+        except OSError as error:
+            raise NotARepository(f"'{self.root}' is not a deltavc repository") from error
+        word, _, number = lines[0].partition(" ")
+        if word != "deltavc" or not number.isdecimal() or len(number) > 9:
+            raise NotARepository(f"'{self.format}' is not the format file of a repository")
+        if int(number) > FORMAT or lines[1:2] != ["sha256"]:
+            raise FormatTooNew(
+                f"the repository has format {number}, this deltavc reads format {FORMAT}",
+                found=int(number),
+                supported=FORMAT,
+            )
+
+    def settings(self) -> dict[str, Any]:
+        """Returns the repository's settings file as nested values.
+
+        Returns:
+            The values; empty without a file.
+
+        Raises:
+            RepositoryError: The file cannot be read as TOML.
+        """
+        try:
+            return tomllib.loads(self.config.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise RepositoryError(
+                f"the settings file '{self.config}' cannot be read: {error}",
+                hint="repair the file, or move it away",
+            ) from error
+
+
+def discover(start: Path) -> Layout:
+    """Finds the repository at or above a folder.
+
+    Args:
+        start: Where to begin.
+
+    Returns:
+        The repository's layout; its format has been checked.
+
+    Raises:
+        NotARepository: There is none.
+    """
+    start = start.absolute()
+    for folder in (start, *start.parents):
+        if (folder / FOLDER).is_dir():
+            layout = Layout(folder)
+            layout.check_format()
+            return layout
+    raise NotARepository(f"no repository at or above '{start}'", start=str(start))

@@ -1,0 +1,268 @@
+"""The repository: what the verbs stand on.
+
+Holds the store, the event log and the catalog together and answers where
+things are. Truth is in objects and the event log; the catalog is an index that
+is brought in step before it is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from deltavc.catalog.errors import CatalogUnusable
+from deltavc.errors import UnknownRevision
+from deltavc.ids import BaseId, CommitId, DeltaId, ManifestId, ObjectId, short
+from deltavc.ledger.log import EventLog
+from deltavc.ledger.state import State, replay
+from deltavc.records import canonical
+from deltavc.records.model import Base, BaseSource, Commit, Manifest
+from deltavc.repo.layout import Layout, discover
+from deltavc.store import ObjectStore
+
+if TYPE_CHECKING:
+    from deltavc.catalog.reader import CatalogReader
+    from deltavc.delta.kinds import Delta
+    from deltavc.delta.vector import Vector
+    from deltavc.repo.change import Change
+    from deltavc.repo.session import Session
+
+__all__ = ["HEAD", "Repository", "branch_ref", "tag_ref"]
+
+HEAD = "HEAD"
+_T = TypeVar("_T")
+
+
+def branch_ref(name: str) -> str:
+    """Returns the ref of a branch."""
+    return f"branch:{name}"
+
+
+def tag_ref(name: str) -> str:
+    """Returns the ref of a tag."""
+    return f"tag:{name}"
+
+
+class Repository:
+    """An open repository.
+
+    Args:
+        layout: Where its files are; the format has been checked.
+        session: Who acts, the clock, threads, progress.
+    """
+
+    def __init__(self, layout: Layout, session: Session) -> None:
+        self.layout = layout
+        self.session = session
+        self.warnings: list[str] = []
+
+    @classmethod
+    def open(cls, start: Path, session: Session) -> Repository:
+        """Opens the repository at or above a folder.
+
+        Args:
+            start: Where to look first.
+            session: Who acts, the clock, threads, progress.
+
+        Returns:
+            The repository.
+
+        Raises:
+            NotARepository: There is none.
+            FormatTooNew: A newer deltavc wrote it.
+        """
+        return cls(discover(start), session)
+
+    # parts ----------------------------------------------------------------
+
+    @cached_property
+    def store(self) -> ObjectStore:
+        """The objects."""
+        return ObjectStore(self.layout.folder)
+
+    @cached_property
+    def log(self) -> EventLog:
+        """The event log."""
+        return EventLog(self.layout.events)
+
+    @property
+    def root(self) -> Path:
+        """The folder that holds the repository."""
+        return self.layout.root
+
+    @cached_property
+    def workspace(self) -> Path | None:
+        """The folder that checkout rebuilds and status watches; None in a bare repository."""
+        settings = self.layout.settings()
+        core = settings.get("core", {})
+        if core.get("bare") is True:
+            return None
+        section = settings.get("workspace", {})
+        return self.root / str(section.get("path", "model"))
+
+    # state ----------------------------------------------------------------
+
+    def state(self) -> State:
+        """Returns all refs as of now, from the catalog when it is in step, else from the log."""
+        head = self.log.head()
+        try:
+            reader = self.reader()
+        except CatalogUnusable:
+            return replay(self.log)
+        if reader.applied() == (head.number, head.hash):
+            return State(refs=reader.refs(), number=head.number, hash=head.hash)
+        return replay(self.log)
+
+    def reader(self) -> CatalogReader:
+        """Returns the catalog's reader, after bringing the catalog in step with the log.
+
+        Returns:
+            The reader.
+
+        Raises:
+            CatalogUnusable: The catalog is damaged or cannot be written.
+        """
+        from deltavc.catalog.reader import CatalogReader
+
+        head = self.log.head()
+        try:
+            reader = CatalogReader(self.layout.catalog)
+            if reader.applied() == (head.number, head.hash):
+                return reader
+            reader.close()
+        except CatalogUnusable:
+            if self.layout.catalog.exists():
+                raise
+        self.catch_up()
+        return CatalogReader(self.layout.catalog)
+
+    def catch_up(self) -> None:
+        """Applies to the catalog what the event log has and the catalog lacks."""
+        from deltavc.catalog.writer import Catalog
+
+        catalog = Catalog.open_or_create(self.layout.catalog)
+        try:
+            catalog.catch_up(self.log, self.load_body)
+        finally:
+            catalog.close()
+
+    @contextmanager
+    def change(self, command: str) -> Iterator[Change]:
+        """Opens a change of refs: all of it or none of it, one event.
+
+        Args:
+            command: The verb, for the event.
+
+        Yields:
+            The change, holding the state under the lock.
+
+        Raises:
+            RepositoryLocked: Another process holds the lock for too long.
+        """
+        from deltavc.repo.change import apply_change
+
+        with apply_change(self, command) as change:
+            yield change
+
+    # objects --------------------------------------------------------------
+
+    def load_body(self, kind: str, oid: ObjectId) -> bytes:
+        """Returns the body of an object of this kind."""
+        return bytes(self.store.get(oid, kind))
+
+    def _record(self, kind: str, oid: ObjectId, model: type[_T]) -> _T:
+        return canonical.decode(self.store.get(oid, kind), model)
+
+    def put_record(self, kind: str, record: object) -> ObjectId:
+        """Writes a small record as a loose object."""
+        from deltavc.codec.frames import Part
+
+        return self.store.put(kind, [Part(canonical.encode(record))])
+
+    def commit(self, oid: CommitId) -> Commit:
+        """Returns a commit."""
+        return self._record("commit", oid, Commit)
+
+    def manifest(self, oid: ManifestId) -> Manifest:
+        """Returns a manifest."""
+        return self._record("manifest", oid, Manifest)
+
+    def base(self, oid: BaseId) -> Base:
+        """Returns a base."""
+        return self._record("base", oid, Base)
+
+    def base_source(self, oid: ObjectId) -> BaseSource:
+        """Returns where a base is."""
+        return self._record("basesource", oid, BaseSource)
+
+    def delta(self, oid: DeltaId) -> Delta:
+        """Returns a delta."""
+        from deltavc.delta.kinds import from_body
+
+        return from_body(self.store.get(oid, "delta"))
+
+    def vector(self, oid: CommitId) -> Vector:
+        """Returns a commit's model version as a vector."""
+        from deltavc.delta.vector import Vector
+
+        return Vector.from_manifest(self.manifest(self.commit(oid).manifest))
+
+    # refs -----------------------------------------------------------------
+
+    def head_branch(self, state: State) -> str | None:
+        """Returns the branch that HEAD stands on; None when detached."""
+        value = state.refs.get(HEAD, "")
+        return value.removeprefix("branch:") if value.startswith("branch:") else None
+
+    def head_commit(self, state: State) -> CommitId | None:
+        """Returns the commit that HEAD stands on; None before the first one."""
+        value = state.refs.get(HEAD, "")
+        if value.startswith("branch:"):
+            value = state.refs.get(value, "")
+        return CommitId(ObjectId(value)) if value else None
+
+    def need_head(self, state: State) -> CommitId:
+        """Returns the commit that HEAD stands on.
+
+        Args:
+            state: The refs.
+
+        Returns:
+            The commit's id.
+
+        Raises:
+            UnknownRevision: There is no commit yet.
+        """
+        commit = self.head_commit(state)
+        if commit is None:
+            branch = self.head_branch(state)
+            raise UnknownRevision(
+                f"branch '{branch}' has no commit yet", hint="make one: deltavc commit PATH -m TEXT"
+            )
+        return commit
+
+    def base_names(self, state: State) -> dict[str, BaseSource]:
+        """Returns the registered bases by name."""
+        return {
+            name.removeprefix("base:"): self.base_source(ObjectId(value))
+            for name, value in sorted(state.refs.items())
+            if name.startswith("base:")
+        }
+
+    def base_name(self, state: State, base: BaseId) -> str:
+        """Returns the name of a base, or its short fingerprint when it has none any more."""
+        for name, source in self.base_names(state).items():
+            if source.base == base:
+                return name
+        return short(base)
+
+
+def parts_of(delta: Delta) -> Sequence[object]:
+    """Returns a delta's body as parts for the store, with their compression hints."""
+    from deltavc.codec.frames import Part
+
+    header, *_ = delta.parts()
+    return [Part(header), *(Part(s.data, s.planes) for s in delta.streams)]

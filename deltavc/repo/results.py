@@ -1,0 +1,340 @@
+"""Result records of the verbs: values for programs, worded for people by the command line.
+
+Field names are those of the JSON documents; ids are full, times are integer
+milliseconds, sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+__all__ = [
+    "BaseInfo",
+    "BaseVerified",
+    "BlameRow",
+    "BranchRow",
+    "Checked",
+    "CheckedOut",
+    "CommitRow",
+    "Committed",
+    "Diff",
+    "DiffRow",
+    "DoctorReport",
+    "Finding",
+    "HeadInfo",
+    "KindRow",
+    "LogRow",
+    "MeasurementRow",
+    "OperationRow",
+    "Shown",
+    "Status",
+    "TensorDifference",
+    "Undone",
+]
+
+
+class _Result(msgspec.Struct, frozen=True, kw_only=True):
+    """Common settings of results."""
+
+
+class HeadInfo(_Result, frozen=True):
+    """Where HEAD stands: on a branch, or detached; ``commit`` is None before the first one."""
+
+    branch: str | None
+    commit: str | None
+
+
+class BaseInfo(_Result, frozen=True):
+    """A registered base."""
+
+    name: str
+    fingerprint: str
+    path: str
+    source: str | None
+    copied: bool
+    tensors: int
+    bytes: int
+    seconds: float = 0.0
+    changed: bool = True
+    tensor_list: list[dict[str, Any]] | None = None
+
+
+class TensorDifference(_Result, frozen=True):
+    """A tensor that is not what was expected; None on a side where it is missing."""
+
+    name: str
+    expected: str | None
+    found: str | None
+
+
+class BaseVerified(_Result, frozen=True):
+    """Whether a folder still holds a base."""
+
+    name: str
+    fingerprint: str
+    path: str
+    quick: bool
+    ok: bool
+    tensors: int
+    bytes: int
+    seconds: float
+    differences: list[TensorDifference]
+
+
+class KindRow(_Result, frozen=True):
+    """How many parameters of a commit are of one kind, and what they take."""
+
+    kind: str
+    parameters: int
+    stored: int
+    rank_median: int | None = None
+    rank_max: int | None = None
+
+
+class Committed(_Result, frozen=True):
+    """What a commit recorded, or with ``dry_run`` would record."""
+
+    commit: str | None
+    branch: str | None
+    message: str
+    source: str
+    base: str
+    base_name: str
+    changed: bool
+    parameters: int
+    kinds: list[KindRow]
+    bytes_read: int
+    bytes_stored: int
+    model_bytes: int
+    exact: bool
+    errors: dict[str, float]
+    measurements: dict[str, float | None]
+    seconds: float
+    dry_run: bool = False
+    ignored: list[str] = []
+
+
+class MeasurementRow(_Result, frozen=True):
+    """A measured KPI value."""
+
+    kpi: str
+    value: float | None
+    samples: int | None
+    dataset: str | None
+    source: str | None
+    actor: str
+    time: int
+    is_nan: bool = False
+
+
+class LogRow(_Result, frozen=True):
+    """One revision of the log."""
+
+    commit: str
+    parents: list[str]
+    author: str
+    time: int
+    message: str
+    base: str
+    exact: bool
+    is_head: bool
+    branches: list[str]
+    tags: list[str]
+    measurements: dict[str, float | None]
+    labels: dict[str, str]
+    parameters: int
+    stored: int
+
+
+class CommitRow(_Result, frozen=True):
+    """A commit as ``show`` tells it."""
+
+    commit: str
+    parents: list[dict[str, str]]
+    base: str
+    base_name: str | None
+    author: str
+    time: int
+    message: str
+    run: str | None
+    labels: dict[str, str]
+    data: list[dict[str, Any]]
+    source: dict[str, Any] | None
+    tool: str
+    exact: bool
+    errors: dict[str, float]
+    measurements: list[MeasurementRow]
+    parameters: int
+    kinds: dict[str, int]
+    rank_max: int | None
+    stored: int
+    files: list[str]
+    removed: list[str]
+    branches: list[str]
+    tags: list[str]
+    params: dict[str, dict[str, str]] | None = None
+
+
+class Shown(_Result, frozen=True):
+    """An object of any kind: ``kind``, ``id`` and either a commit row or plain values."""
+
+    kind: str
+    id: str
+    commit: CommitRow | None = None
+    value: Any = None
+
+
+class BranchRow(_Result, frozen=True):
+    """A branch or a tag and where it stands."""
+
+    name: str
+    commit: str | None
+    subject: str
+    current: bool = False
+    message: str | None = None
+    before: str | None = None
+    changed: bool = True
+
+
+class CheckedOut(_Result, frozen=True):
+    """What a checkout wrote."""
+
+    commit: str
+    target: str
+    form: str
+    bytes: int
+    tensors: int
+    tensors_changed: int
+    tensors_written: int
+    files: list[str]
+    branch: str | None
+    head_moved: bool
+    seconds: float
+    in_place: bool
+    verified: bool
+    dry_run: bool = False
+
+
+class Status(_Result, frozen=True):
+    """Where things stand."""
+
+    head: HeadInfo
+    base_name: str | None
+    base: str | None
+    workspace: str | None
+    workspace_exists: bool
+    workspace_commit: str | None
+    clean: bool | None
+    hashed: bool
+    changed: list[dict[str, Any]]
+    new: list[str]
+    missing: list[str]
+    files: list[str]
+    parameters: int
+    measurements: dict[str, float | None]
+    interrupted: bool
+
+
+class DiffRow(_Result, frozen=True):
+    """How one parameter differs between two revisions."""
+
+    parameter: str
+    norm_a: float | None
+    norm_b: float | None
+    norm_diff: float | None
+    relative: float | None
+    cosine: float | None
+    rank_a: int | None
+    rank_b: int | None
+    change: str
+
+
+class Diff(_Result, frozen=True):
+    """The difference of two revisions."""
+
+    a: str
+    b: str
+    base: str
+    base_name: str | None
+    same: bool
+    total_a: int
+    total_b: int
+    rows: list[DiffRow]
+    files: list[dict[str, str]]
+    measurements: list[dict[str, Any]]
+
+
+class BlameRow(_Result, frozen=True):
+    """A delta of a parameter and the commit that brought it."""
+
+    parameter: str
+    delta: str
+    kind: str
+    coefficient: str
+    commit: str
+    author: str
+    time: int
+    subject: str
+    share: float | None
+
+
+class OperationRow(_Result, frozen=True):
+    """One operation."""
+
+    id: str
+    number: int
+    time: int
+    actor: str
+    command: str
+    summary: str
+    reason: str | None
+    refs: list[dict[str, str | None]]
+    undoable: bool
+    undone: bool
+    current: bool
+    detail: dict[str, Any] = {}
+    objects: list[str] = []
+
+
+class Undone(_Result, frozen=True):
+    """An operation that was taken back, done again or restored."""
+
+    operation: str | None
+    taken: str
+    summary: str
+    refs: list[dict[str, str | None]]
+    workspace_written: bool
+    changed: bool
+    dry_run: bool = False
+    notes: list[str] = []
+
+
+class Finding(_Result, frozen=True):
+    """Something that a check found. ``level`` is ok, warn or problem."""
+
+    level: str
+    code: str
+    message: str
+    subject: str = ""
+    needed_by: list[str] = []
+
+
+class Checked(_Result, frozen=True):
+    """Outcome of ``fsck``."""
+
+    ok: bool
+    objects: int
+    events: int
+    findings: list[Finding]
+    quarantined: list[str]
+    seconds: float
+
+
+class DoctorReport(_Result, frozen=True):
+    """Outcome of ``doctor``."""
+
+    ok: bool
+    findings: list[Finding]
+    fixed: list[str]
