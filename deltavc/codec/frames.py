@@ -1,0 +1,278 @@
+"""Frames: how the body of an object is cut and compressed.
+
+A body comes in parts. Parts are cut into chunks of at most 4 MiB, and each
+chunk becomes one frame that stands on its own: method, element width, length
+before and after, and the xxh3-64 of the stored bytes. The layout on disk is
+told in ``docs/reference/format/object.md``.
+
+Reading trusts no number: what a frame declares is bounded here, what it holds
+must be exactly one zstd frame of exactly the declared length, and nothing is
+allocated beyond that length.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import zstandard
+
+from deltavc.codec.digest import Buffer, fast64
+from deltavc.errors import ObjectCorrupt
+
+__all__ = [
+    "MAX_FRAME",
+    "PLANES",
+    "RAW",
+    "ROTATED",
+    "ZSTD",
+    "Frame",
+    "Part",
+    "as_parts",
+    "check_frame",
+    "compress",
+    "expand",
+]
+
+MAX_FRAME = 1 << 22  # 1 MiB chunks were no faster, and cost four times the frame entries
+RAW, ZSTD, PLANES, ROTATED = 0, 1, 2, 3
+MAX_GAIN = 1 << 15  # a zstd block makes at most 128 KiB out of 4 bytes
+_SMALL = 1 << 16  # neighbouring parts below this share a frame
+_SAMPLE = 1 << 16
+_KEEP_RAW = 0.98  # a frame that shrinks by less than 2 % is read faster as it is
+_ROTATE = 0.998  # rotating back costs a fifth of the reading speed
+_WIDTHS = (2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One run of bytes of an object's body.
+
+    Attributes:
+        data: The bytes.
+        planes: Width in bytes of the elements in it, for byte planes: 2, 4 or
+            8; anything else means none. A hint: it never changes the id.
+    """
+
+    data: Buffer
+    planes: int = 1
+
+
+class Frame(NamedTuple):
+    """What is declared of one frame.
+
+    Attributes:
+        method: ``RAW``, ``ZSTD``, ``PLANES`` (byte planes, then zstd) or
+            ``ROTATED`` (elements rotated left by one bit, byte planes, zstd).
+        width: Bytes an element for the two plane methods, else 1.
+        length: Length of the chunk.
+        stored: Length of the stored bytes.
+        checksum: xxh3-64 of the stored bytes.
+    """
+
+    method: int
+    width: int
+    length: int
+    stored: int
+    checksum: int
+
+
+class _Contexts(threading.local):
+    """zstd contexts of this thread; they may not be shared between threads.
+
+    ``floats`` is close to Huffman coding alone: byte planes hold few repeats
+    worth a match, and on them it beats level 1 in size (66.3 against 68.0 % for
+    bfloat16 weights) and is twice as fast. ``text`` is for JSON and the like,
+    where it needs half the bytes of the other.
+    """
+
+    def __init__(self) -> None:
+        self.decoder = zstandard.ZstdDecompressor(max_window_size=MAX_FRAME)
+        self.text = zstandard.ZstdCompressor(level=3)
+        self.floats = zstandard.ZstdCompressor(
+            compression_params=zstandard.ZstdCompressionParameters(
+                strategy=zstandard.STRATEGY_FAST,
+                min_match=7,
+                hash_log=6,
+                chain_log=6,
+                window_log=17,
+                target_length=0,
+                write_content_size=True,
+            )
+        )
+
+
+_CONTEXTS = _Contexts()
+
+
+def as_parts(parts: Iterable[Part | Buffer]) -> list[Part]:
+    """Returns parts as parts; plain buffers become parts without planes."""
+    return [part if isinstance(part, Part) else Part(part) for part in parts]
+
+
+def compress(parts: Sequence[Part]) -> tuple[list[Frame], list[Buffer]]:
+    """Returns the frames of a body and their stored bytes.
+
+    Pure, and safe in several threads at once. Stored bytes of a chunk that
+    does not shrink are a view of the part, not a copy.
+
+    Args:
+        parts: The body in parts.
+
+    Returns:
+        Frames in order, and the stored bytes of each.
+    """
+    frames: list[Frame] = []
+    stored: list[Buffer] = []
+    for chunk, width in _chunks(parts):
+        method, data = _squeeze(chunk, width)
+        frames.append(
+            Frame(
+                method,
+                width if method in (PLANES, ROTATED) else 1,
+                chunk.nbytes,
+                memoryview(data).nbytes,
+                fast64(data),
+            )
+        )
+        stored.append(data)
+    return frames, stored
+
+
+def check_frame(frame: Frame) -> None:
+    """Refuses a frame that no writer makes, before anything is allocated for it.
+
+    Args:
+        frame: The frame as declared.
+
+    Raises:
+        ObjectCorrupt: A number is out of bounds or does not fit another.
+    """
+    if not 0 < frame.length <= MAX_FRAME:
+        raise ObjectCorrupt(f"a frame declares {frame.length} bytes")
+    planar = frame.method in (PLANES, ROTATED)
+    if frame.method > ROTATED or (frame.width not in _WIDTHS if planar else frame.width != 1):
+        raise ObjectCorrupt(f"a frame has the unknown method {frame.method}/{frame.width}")
+    if frame.method == RAW:
+        fits = frame.stored == frame.length
+    else:
+        fits = frame.stored < frame.length <= frame.stored * MAX_GAIN
+    if not fits:
+        raise ObjectCorrupt(f"a frame declares {frame.length} bytes out of {frame.stored}")
+
+
+def expand(frame: Frame, stored: Buffer, out: memoryview) -> None:
+    """Writes the chunk that a frame holds.
+
+    Args:
+        frame: The frame as declared.
+        stored: Its stored bytes.
+        out: Where the chunk goes; its length must be the frame's.
+
+    Raises:
+        ObjectCorrupt: The stored bytes are not what the frame declares.
+    """
+    check_frame(frame)
+    stored = memoryview(stored)
+    if stored.nbytes != frame.stored or out.nbytes != frame.length:
+        raise ObjectCorrupt(f"a frame of {frame.stored} bytes was cut to {stored.nbytes}")
+    if fast64(stored) != frame.checksum:
+        raise ObjectCorrupt("a frame does not match its checksum")
+    if frame.method == RAW:
+        out[:] = stored
+        return
+    chunk = _inflate(stored, frame.length)
+    if frame.method == ZSTD:
+        out[:] = chunk
+        return
+    from deltavc.codec.planes import join_planes
+
+    join_planes(chunk, frame.width, out, rotate=frame.method == ROTATED)
+
+
+def _chunks(parts: Sequence[Part]) -> list[tuple[memoryview, int]]:
+    """Returns the chunks of a body with their element width; small neighbours are joined."""
+    chunks: list[tuple[memoryview, int]] = []
+    small = bytearray()
+
+    def flush() -> None:
+        nonlocal small
+        if small:
+            chunks.append((memoryview(small), 1))
+            small = bytearray()
+
+    for part in parts:
+        view = memoryview(part.data).cast("B")
+        width = part.planes if part.planes in _WIDTHS and view.nbytes >= part.planes else 1
+        if width == 1 and view.nbytes < _SMALL:
+            if len(small) + view.nbytes > _SMALL:
+                flush()
+            small += view
+            continue
+        flush()
+        starts = range(0, view.nbytes, MAX_FRAME)
+        chunks.extend((view[start : start + MAX_FRAME], width) for start in starts)
+    flush()
+    return chunks
+
+
+def _squeeze(chunk: memoryview, width: int) -> tuple[int, Buffer]:
+    """Returns the method that serves a chunk best, and its stored bytes."""
+    if width > 1:
+        from deltavc.codec.planes import split_planes
+
+        rotate = _rotation_pays(chunk, width)
+        method = ROTATED if rotate else PLANES
+        data: Buffer = _CONTEXTS.floats.compress(split_planes(chunk, width, rotate=rotate))
+    else:
+        method = ZSTD
+        coder = _CONTEXTS.text if _is_like_text(chunk) else _CONTEXTS.floats
+        data = coder.compress(chunk)
+    if len(data) >= chunk.nbytes * _KEEP_RAW:
+        return RAW, chunk
+    return method, data
+
+
+def _sample(chunk: memoryview, width: int) -> memoryview:
+    middle = max(0, (chunk.nbytes - _SAMPLE) // 2)
+    middle -= middle % width
+    return chunk[middle : middle + _SAMPLE]
+
+
+def _rotation_pays(chunk: memoryview, width: int) -> bool:
+    """Tells by a sample whether rotating helps: floats gain 1 to 3 %, integers lose."""
+    from deltavc.codec.planes import split_planes
+
+    sample = _sample(chunk, width)
+    coder = _CONTEXTS.floats
+    turned = len(coder.compress(split_planes(sample, width, rotate=True)))
+    plain = len(coder.compress(split_planes(sample, width, rotate=False)))
+    return turned < plain * _ROTATE
+
+
+def _is_like_text(chunk: memoryview) -> bool:
+    """Tells by a sample whether matches pay: text and tables, not noise and residuals."""
+    if chunk.nbytes <= _SAMPLE:
+        return True
+    sample = _sample(chunk, 1)
+    return len(_CONTEXTS.text.compress(sample)) < 0.97 * len(_CONTEXTS.floats.compress(sample))
+
+
+def _inflate(stored: memoryview, length: int) -> bytes:
+    """Returns what exactly one zstd frame of exactly this length holds."""
+    try:
+        declared = zstandard.get_frame_parameters(stored)
+        if declared.content_size != length or declared.dict_id:
+            raise ObjectCorrupt(f"a zstd frame does not hold the declared {length} bytes")
+        if declared.window_size > MAX_FRAME:
+            raise ObjectCorrupt(f"a zstd frame wants a window of {declared.window_size} bytes")
+        data: bytes = _CONTEXTS.decoder.decompress(
+            stored, max_output_size=length, read_across_frames=False, allow_extra_data=False
+        )
+    except zstandard.ZstdError as error:
+        raise ObjectCorrupt(f"a zstd frame cannot be expanded: {error}") from error
+    if len(data) != length:
+        raise ObjectCorrupt(f"a zstd frame holds {len(data)} bytes, not {length}")
+    return data
