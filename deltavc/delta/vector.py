@@ -20,11 +20,23 @@ from deltavc.errors import BaseMismatch, MergeConflict, ObjectCorrupt
 from deltavc.ids import BaseId, BlobId, DeltaId, ObjectId, short
 from deltavc.records.model import Manifest, fraction_from_text, fraction_to_text
 
-__all__ = ["Terms", "Vector", "add_terms", "shift"]
+__all__ = [
+    "ATTACHMENT",
+    "FILE",
+    "PREFIX",
+    "REMOVED",
+    "SHAPE",
+    "Terms",
+    "Vector",
+    "add_terms",
+    "form_from_text",
+    "form_to_text",
+    "shift",
+]
 
 Terms = Mapping[DeltaId, Fraction]
 
-_FILE, _REMOVED, _ATTACHMENT, _PREFIX = "file:", "removed:", "attachment:", "prefix"
+FILE, REMOVED, ATTACHMENT, SHAPE, PREFIX = "file:", "removed:", "attachment:", "shape:", "prefix"
 
 
 @dataclass(frozen=True)
@@ -35,7 +47,7 @@ class Vector:
         base: The base's fingerprint.
         params: Parameter to terms; no zero coefficient and no empty map.
         meta: What does not add up, under flat keys: ``file:PATH``,
-            ``removed:NAME``, ``attachment:NAME``, ``prefix``.
+            ``shape:NAME``, ``removed:NAME``, ``attachment:NAME``, ``prefix``.
     """
 
     base: BaseId
@@ -64,11 +76,12 @@ class Vector:
             raise ObjectCorrupt(f"a manifest holds a malformed coefficient: {error}") from error
         if not all(terms and all(terms.values()) for terms in params.values()):
             raise ObjectCorrupt("a manifest holds a zero coefficient or an empty parameter")
-        meta = {_FILE + path: blob for path, blob in manifest.files.items()}
-        meta |= {_REMOVED + name: "1" for name in manifest.removed}
-        meta |= {_ATTACHMENT + name: blob for name, blob in manifest.attachments.items()}
+        meta = {FILE + path: blob for path, blob in manifest.files.items()}
+        meta |= {SHAPE + name: form for name, form in manifest.shapes.items()}
+        meta |= {REMOVED + name: "1" for name in manifest.removed}
+        meta |= {ATTACHMENT + name: blob for name, blob in manifest.attachments.items()}
         if manifest.prefix:
-            meta[_PREFIX] = manifest.prefix
+            meta[PREFIX] = manifest.prefix
         return cls(manifest.base, params, meta)
 
     def to_manifest(self) -> Manifest:
@@ -80,10 +93,11 @@ class Vector:
                 name: {oid: fraction_to_text(c) for oid, c in terms.items()}
                 for name, terms in self.params.items()
             },
-            removed=tuple(sorted(part[_REMOVED])),
-            files=part[_FILE],
-            prefix=self.meta.get(_PREFIX, ""),
-            attachments={n: BlobId(ObjectId(b)) for n, b in part[_ATTACHMENT].items()},
+            shapes=part[SHAPE],
+            removed=tuple(sorted(part[REMOVED])),
+            files=part[FILE],
+            prefix=self.meta.get(PREFIX, ""),
+            attachments={n: BlobId(ObjectId(b)) for n, b in part[ATTACHMENT].items()},
         )
 
     def deltas(self) -> set[DeltaId]:
@@ -96,8 +110,35 @@ class Vector:
         return sorted(n for n in names if self.params.get(n) != other.params.get(n))
 
 
+def form_to_text(dtype: str, shape: tuple[int, ...]) -> str:
+    """Returns the written form of a dtype and shape: ``F32:2,384``."""
+    return f"{dtype}:{','.join(map(str, shape))}"
+
+
+def form_from_text(text: str) -> tuple[str, tuple[int, ...]]:
+    """Reads a dtype and shape in their written form.
+
+    Args:
+        text: ``DTYPE:D0,D1,…``; a scalar has no dimension.
+
+    Returns:
+        Dtype name and shape.
+
+    Raises:
+        ObjectCorrupt: Not that form.
+    """
+    dtype, colon, dims = text.partition(":")
+    try:
+        shape = tuple(int(dim) for dim in dims.split(",")) if dims else ()
+    except ValueError:
+        colon = ""
+    if not colon or form_to_text(dtype, shape) != text or any(dim < 0 for dim in shape):
+        raise ObjectCorrupt(f"'{text[:40]}' is not a dtype and shape")
+    return dtype, shape
+
+
 def _parts(meta: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    parts: dict[str, dict[str, str]] = {_FILE: {}, _REMOVED: {}, _ATTACHMENT: {}}
+    parts: dict[str, dict[str, str]] = {FILE: {}, REMOVED: {}, ATTACHMENT: {}, SHAPE: {}}
     for key, value in meta.items():
         for kind, items in parts.items():
             if key.startswith(kind):

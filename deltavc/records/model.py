@@ -103,6 +103,9 @@ class Manifest(_Record, frozen=True):
         base: The base's fingerprint.
         params: Parameter name to {delta id: coefficient}; no zero coefficient,
             no empty map: a parameter that is not listed is the base's own.
+        shapes: ``DTYPE:D0,D1,…`` of each parameter that the base lacks or has
+            in another dtype or shape, so that a version's layout is known
+            without opening a delta.
         removed: Base tensors that this version does not have, sorted.
         files: Files other than weights that differ from the base's: path to
             blob id, or to "" where the version lacks the base's file.
@@ -112,6 +115,7 @@ class Manifest(_Record, frozen=True):
 
     base: BaseId
     params: dict[str, dict[DeltaId, str]] = {}
+    shapes: dict[str, str] = {}
     removed: tuple[str, ...] = ()
     files: dict[str, str] = {}
     prefix: str = ""

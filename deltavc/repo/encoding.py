@@ -16,7 +16,17 @@ from fractions import Fraction
 from statistics import median_low
 from typing import TYPE_CHECKING
 
-from deltavc.delta.vector import Terms, Vector, add_terms
+from deltavc.delta.vector import (
+    ATTACHMENT,
+    FILE,
+    PREFIX,
+    REMOVED,
+    SHAPE,
+    Terms,
+    Vector,
+    add_terms,
+    form_to_text,
+)
 from deltavc.errors import BaseMismatch, UnsupportedFormat
 from deltavc.ids import DeltaId
 from deltavc.repo.parallel import unordered
@@ -157,7 +167,7 @@ def encode_checkpoint(
     done, total = 0, sum(checkpoint.tensor(item.name).nbytes for item in taken) or 1
     old = head.params if head is not None else {}
     params: dict[str, Terms] = {}
-    result = Encoding(Vector(base.id), ignored=list(checkpoint.ignored))
+    result = Encoding(Vector(base.id), ignored=sorted(checkpoint.ignored))
 
     def one(item: _Item) -> tuple[_Item, Terms, tuple[str, int, int | None] | None, float | None]:
         new = checkpoint.tensor(item.name)
@@ -177,13 +187,14 @@ def encode_checkpoint(
             result.errors[item.param] = error
     present = {item.param for item in items}
     removed = [name for name in base.record.tensors if name not in present and chosen(name)]
-    meta = {f"removed:{name}": "1" for name in removed if name not in checkpoint.tied}
+    meta = {REMOVED + name: "1" for name in removed if name not in checkpoint.tied}
     meta |= _files(base, checkpoint, sink)
+    meta |= _forms(base, {item.param: checkpoint.tensor(item.name) for item in taken})
     if prefix:
-        meta["prefix"] = prefix
+        meta[PREFIX] = prefix
     if not chosen.everything and head is not None:
         params |= {name: terms for name, terms in head.params.items() if not chosen(name)}
-        meta = dict(head.meta) | meta
+        meta = _kept(head.meta, chosen) | meta
     result.vector = Vector(base.id, {name: params[name] for name in sorted(params)}, meta)
     result.model_bytes = checkpoint.total_bytes
     return result
@@ -282,15 +293,34 @@ def _match_names(base: OpenBase, checkpoint: Checkpoint) -> tuple[str, list[_Ite
 def _files(base: OpenBase, checkpoint: Checkpoint, sink: ObjectSink) -> dict[str, str]:
     """Returns the files that differ from the base's; a lone weights file brings none."""
     meta = {}
-    if not checkpoint.is_folder:
+    if not checkpoint.path.is_dir():
         return meta
     for name, path in checkpoint.files.items():
         data = path.read_bytes()
         known = base.source.files.get(name)
         if known is None or known.sha256 != hashlib.sha256(data).hexdigest():
-            meta[f"file:{name}"] = str(sink.blob(data))
+            meta[FILE + name] = str(sink.blob(data))
     gone = [name for name in base.source.files if name not in checkpoint.files]
-    return meta | {f"file:{name}": "" for name in gone}
+    return meta | {FILE + name: "" for name in gone}
+
+
+def _forms(base: OpenBase, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Returns dtype and shape of the parameters that the base lacks or has in another form."""
+    forms = {}
+    for name, tensor in tensors.items():
+        known = base.record.tensors.get(name)
+        if known is None or (known.dtype, known.shape) != (tensor.dtype.name, tensor.shape):
+            forms[SHAPE + name] = form_to_text(tensor.dtype.name, tensor.shape)
+    return forms
+
+
+def _kept(meta: Mapping[str, str], chosen: Selection) -> dict[str, str]:
+    """Returns HEAD's meta without what is told anew of the chosen parameters."""
+    return {
+        key: value
+        for key, value in meta.items()
+        if not (key.startswith((SHAPE, REMOVED)) and chosen(key.partition(":")[2]))
+    }
 
 
 def encode_adapter(
@@ -364,8 +394,10 @@ def encode_adapter(
     for name in selected(matched.new):
         put(name, matched.new[name], "new", None, on_top=False)
     meta = dict(start.meta)
-    meta[f"attachment:{PEFT_CONFIG}"] = sink.blob(adapter.config_bytes)
-    meta[f"attachment:{PEFT_PREFIX}"] = sink.blob(matched.prefix.encode("utf-8"))
+    meta |= _forms(base, {name: matched.new[name].values() for name in selected(matched.new)})
+    meta |= _forms(base, {name: matched.replaced[name] for name in selected(matched.replaced)})
+    meta[ATTACHMENT + PEFT_CONFIG] = sink.blob(adapter.config_bytes)
+    meta[ATTACHMENT + PEFT_PREFIX] = sink.blob(matched.prefix.encode("utf-8"))
     result.vector = Vector(base.id, {name: params[name] for name in sorted(params)}, meta)
     result.unchanged = sum(name not in params for name in base.record.tensors)
     result.model_bytes = base.checkpoint.total_bytes

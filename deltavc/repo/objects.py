@@ -22,7 +22,12 @@ class ObjectSink:
 
     Args:
         store: The store.
-        pack: The pack to write to; None for a dry run, which keeps nothing.
+        pack: The pack to write to; None for a dry run, which keeps the deltas in memory.
+
+    Attributes:
+        ids: What was new.
+        deltas: The deltas of a dry run.
+        stored: Bytes that the new objects take.
     """
 
     def __init__(self, store: ObjectStore, pack: PackWriter | None) -> None:
@@ -30,6 +35,7 @@ class ObjectSink:
         self._pack = pack
         self._lock = threading.Lock()
         self.ids: list[ObjectId] = []
+        self.deltas: dict[DeltaId, Delta] = {}
         self.stored = 0
 
     def add(self, kind: str, parts: Sequence[Part]) -> tuple[ObjectId, int]:
@@ -57,6 +63,8 @@ class ObjectSink:
         header, *_ = delta.parts()
         parts = [Part(header), *(Part(s.data, s.planes) for s in delta.streams)]
         oid, stored = self.add("delta", parts)
+        if self._pack is None:
+            self.deltas[DeltaId(oid)] = delta
         return DeltaId(oid), stored
 
     def blob(self, data: bytes) -> BlobId:

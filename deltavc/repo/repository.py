@@ -7,7 +7,7 @@ is brought in step before it is asked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -58,6 +58,7 @@ class Repository:
         self.layout = layout
         self.session = session
         self.warnings: list[str] = []
+        self.transient: dict[DeltaId, Delta] = {}
 
     @classmethod
     def open(cls, start: Path, session: Session) -> Repository:
@@ -86,7 +87,7 @@ class Repository:
     @cached_property
     def log(self) -> EventLog:
         """The event log."""
-        return EventLog(self.layout.events)
+        return EventLog(self.layout.events, self.layout.folder / "quarantine")
 
     @property
     def root(self) -> Path:
@@ -199,9 +200,11 @@ class Repository:
         return self._record("basesource", oid, BaseSource)
 
     def delta(self, oid: DeltaId) -> Delta:
-        """Returns a delta."""
+        """Returns a delta, from the store or of a comparison that records nothing."""
         from deltavc.delta.kinds import from_body
 
+        if oid in self.transient:
+            return self.transient[oid]
         return from_body(self.store.get(oid, "delta"))
 
     def vector(self, oid: CommitId) -> Vector:
@@ -258,11 +261,3 @@ class Repository:
             if source.base == base:
                 return name
         return short(base)
-
-
-def parts_of(delta: Delta) -> Sequence[object]:
-    """Returns a delta's body as parts for the store, with their compression hints."""
-    from deltavc.codec.frames import Part
-
-    header, *_ = delta.parts()
-    return [Part(header), *(Part(s.data, s.planes) for s in delta.streams)]

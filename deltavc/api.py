@@ -1,0 +1,356 @@
+"""The Python API: the verbs of the command line as methods of one object.
+
+::
+
+    import deltavc
+
+    repo = deltavc.open(".")
+    repo.commit("out/checkpoint-300", message="epoch 4", kpis={"accuracy": 0.879})
+    state_dict = repo.load("main")          # torch tensors, nothing written to disk
+    repo.revert(["HEAD~1"])
+
+Names exported here follow semantic versioning. Results are the records of
+:mod:`deltavc.repo.results`, errors those of :mod:`deltavc.errors`.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deltavc.repo.repository import Repository as _Repository
+from deltavc.repo.session import Progress, Session, no_progress
+
+if TYPE_CHECKING:
+    import torch
+
+    from deltavc.repo import results
+
+__all__ = ["Repository", "init", "open"]
+
+PathLike = str | os.PathLike[str]
+
+
+def _clock() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _session(
+    actor: str | None, threads: int, progress: Progress | None, clock: Callable[[], int] | None
+) -> Session:
+    if actor is None:
+        actor = f"{getpass.getuser()} <{getpass.getuser()}@{socket.gethostname()}>"
+    return Session(actor, clock or _clock, threads, progress or no_progress)
+
+
+def open(  # noqa: A001 - deltavc.open reads like the built-in that it stands for
+    path: PathLike = ".",
+    *,
+    actor: str | None = None,
+    threads: int = 2,
+    progress: Progress | None = None,
+    clock: Callable[[], int] | None = None,
+) -> Repository:
+    """Opens the repository at or above a folder.
+
+    Args:
+        path: Where to look first.
+        actor: Who acts, ``name <mail>``; default: the user of this process.
+        threads: Worker threads.
+        progress: Called with what is done, how much of it, and of how much.
+        clock: Returns milliseconds since 1970, UTC; default: the system's clock.
+
+    Returns:
+        The repository.
+
+    Raises:
+        deltavc.errors.NotARepository: There is none.
+        deltavc.errors.FormatTooNew: A newer deltavc wrote it.
+    """
+    session = _session(actor, threads, progress, clock)
+    return Repository(_Repository.open(Path(path), session))
+
+
+def init(
+    path: PathLike = ".",
+    *,
+    workspace: str = "model",
+    branch: str = "main",
+    bare: bool = False,
+    actor: str | None = None,
+    threads: int = 2,
+    clock: Callable[[], int] | None = None,
+) -> Repository:
+    """Makes a repository in a folder, or opens the same one that is there.
+
+    Args:
+        path: The folder; made when missing.
+        workspace: Folder that checkout rebuilds, relative to ``path``.
+        branch: Name of the first branch.
+        bare: No workspace.
+        actor: Who acts.
+        threads: Worker threads.
+        clock: Returns milliseconds since 1970, UTC.
+
+    Returns:
+        The repository.
+
+    Raises:
+        deltavc.errors.RepositoryExists: There is one with another workspace.
+    """
+    from deltavc.repo.initialise import init as make
+
+    session = _session(actor, threads, None, clock)
+    repo, _ = make(Path(path), session, workspace=workspace, branch=branch, bare=bare)
+    return Repository(repo)
+
+
+class Repository:
+    """A repository, with a method for each verb.
+
+    Made by :func:`open` and :func:`init`. Options are those of the command line,
+    told in the reference of each verb.
+    """
+
+    def __init__(self, repo: _Repository) -> None:
+        self._repo = repo
+
+    @property
+    def path(self) -> Path:
+        """The folder that holds the repository."""
+        return self._repo.root
+
+    @property
+    def warnings(self) -> list[str]:
+        """What went not quite as asked since the repository was opened."""
+        return self._repo.warnings
+
+    # bases ----------------------------------------------------------------
+
+    def add_base(
+        self, name: str, path: PathLike, *, source: str | None = None, copy: bool = False
+    ) -> results.BaseInfo:
+        """Registers a frozen model under a name."""
+        from deltavc.repo import bases
+
+        return bases.add(self._repo, name, Path(path), source=source, copy=copy)
+
+    def bases(self) -> list[results.BaseInfo]:
+        """Returns the registered bases."""
+        from deltavc.repo import bases
+
+        return bases.list_(self._repo)
+
+    # record ---------------------------------------------------------------
+
+    def commit(
+        self,
+        source: PathLike | None = None,
+        *,
+        message: str,
+        kind: str = "auto",
+        base: str | None = None,
+        stack: bool = False,
+        max_rank: int | None = None,
+        rel_error: float | None = None,
+        effort: str = "default",
+        params: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        labels: Mapping[str, str] | None = None,
+        data: Sequence[PathLike] = (),
+        kpis: Mapping[str, float] | None = None,
+        run: str | None = None,
+        allow_pickle: bool = False,
+        dry_run: bool = False,
+    ) -> results.Committed:
+        """Records what the model is; see :func:`deltavc.repo.record.commit`."""
+        from deltavc.repo import record
+
+        return record.commit(
+            self._repo,
+            None if source is None else Path(source),
+            message=message,
+            kind=kind,
+            base=base,
+            stack=stack,
+            max_rank=max_rank,
+            rel_error=rel_error,
+            effort=effort,
+            params=params,
+            exclude=exclude,
+            labels=labels,
+            data=[Path(path) for path in data],
+            kpis=kpis,
+            run=run,
+            allow_pickle=allow_pickle,
+            dry_run=dry_run,
+        )
+
+    def status(self, *, hash: bool = True) -> results.Status:  # noqa: A002 - the option's name
+        """Tells where HEAD stands and whether the workspace still holds it."""
+        from deltavc.repo import status
+
+        return status.status(self._repo, hash_=hash)
+
+    def diff(
+        self, a: str | None = None, b: str | None = None, *, params: Sequence[str] = ()
+    ) -> results.Diff:
+        """Compares two revisions parameter by parameter."""
+        from deltavc.repo import diff
+
+        return diff.diff(self._repo, a, b, params=params)
+
+    # history --------------------------------------------------------------
+
+    def log(
+        self, revisions: str | None = None, *, limit: int | None = None
+    ) -> list[results.LogRow]:
+        """Returns revisions, newest first."""
+        from deltavc.repo import history
+
+        return history.log(self._repo, range_=revisions, limit=limit)
+
+    def show(self, name: str = "HEAD") -> results.Shown:
+        """Returns an object: a commit, tag, manifest, base, delta or operation."""
+        from deltavc.repo import history
+
+        return history.show(self._repo, name)
+
+    def blame(self, pattern: str | None = None, *, rev: str = "HEAD") -> list[results.BlameRow]:
+        """Says which commit brought each delta of the parameters."""
+        from deltavc.repo import history
+
+        return history.blame(self._repo, pattern, rev=rev)
+
+    def resolve(self, name: str) -> str:
+        """Returns the id of the commit that a revision's name stands for."""
+        from deltavc.repo.revisions import resolve
+
+        return resolve(self._repo, name)
+
+    def branch(self, name: str, start: str | None = None) -> results.BranchRow:
+        """Makes a branch."""
+        from deltavc.repo import branches
+
+        return branches.create(self._repo, name, start)
+
+    def branches(self) -> list[results.BranchRow]:
+        """Returns the branches."""
+        from deltavc.repo import branches
+
+        return branches.list_(self._repo)
+
+    def switch(self, name: str, *, create: bool = False) -> results.BranchRow:
+        """Moves HEAD to a branch and writes no model."""
+        from deltavc.repo import branches
+
+        if create:
+            return branches.switch(self._repo, create=name)
+        return branches.switch(self._repo, name)
+
+    def tag(
+        self, name: str, rev: str | None = None, *, message: str | None = None
+    ) -> results.BranchRow:
+        """Gives a commit a fixed name."""
+        from deltavc.repo import branches
+
+        return branches.tag(self._repo, name, rev, message=message)
+
+    def tags(self) -> list[results.BranchRow]:
+        """Returns the tags."""
+        from deltavc.repo import branches
+
+        return branches.tags(self._repo)
+
+    def revert(
+        self, revs: Sequence[str], *, message: str | None = None, mainline: int | None = None
+    ) -> results.Committed:
+        """Takes commits back with one new commit, exactly."""
+        from deltavc.repo import changes
+
+        return changes.revert(self._repo, revs, message=message, mainline=mainline)
+
+    def cherry_pick(
+        self, revs: Sequence[str], *, message: str | None = None
+    ) -> list[results.Committed]:
+        """Brings the changes of other commits here."""
+        from deltavc.repo import changes
+
+        return changes.cherry_pick(self._repo, revs, message=message)
+
+    # rebuild --------------------------------------------------------------
+
+    def checkout(
+        self,
+        rev: str,
+        *,
+        to: PathLike | None = None,
+        form: str = "full",
+        base_path: PathLike | None = None,
+        base_name: str | None = None,
+        verify: bool = False,
+        force: bool = False,
+    ) -> results.CheckedOut:
+        """Rebuilds a revision into a folder."""
+        from deltavc.repo import checkout
+
+        return checkout.checkout(
+            self._repo,
+            rev,
+            to=None if to is None else Path(to),
+            form=form,
+            base_path=None if base_path is None else Path(base_path),
+            base_name=base_name,
+            verify=verify,
+            force=force,
+        )
+
+    def load(
+        self, rev: str = "HEAD", *, params: Sequence[str] = (), base_path: PathLike | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Rebuilds a revision as a state dict, in memory.
+
+        Args:
+            rev: The revision.
+            params: Only tensors that fit one of these globs.
+            base_path: Where the base's files are now.
+
+        Returns:
+            Tensor name to a torch tensor of its own memory, with the bits that
+            checkout writes.
+        """
+        from deltavc.repo.loading import load
+
+        where = None if base_path is None else Path(base_path)
+        return load(self._repo, rev, params=params, base_path=where)
+
+    # safety ---------------------------------------------------------------
+
+    def undo(self) -> results.Undone:
+        """Takes back the newest operation."""
+        from deltavc.repo import operations
+
+        return operations.undo(self._repo)
+
+    def redo(self) -> results.Undone:
+        """Does again what the newest undo took back."""
+        from deltavc.repo import operations
+
+        return operations.redo(self._repo)
+
+    def operations(self, *, limit: int | None = None) -> list[results.OperationRow]:
+        """Returns the operations, newest first."""
+        from deltavc.repo import operations
+
+        return operations.log(self._repo, limit=limit)
+
+    def fsck(self, *, quick: bool = False) -> results.Checked:
+        """Checks objects, event log and catalog."""
+        from deltavc.repo import checks
+
+        return checks.fsck(self._repo, quick=quick)

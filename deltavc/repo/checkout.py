@@ -1,0 +1,320 @@
+"""The verb ``checkout``: a version becomes files.
+
+Full weights are rebuilt tensor by tensor into a folder beside and renamed. A
+workspace that still is as deltavc wrote it is changed where it lies instead:
+only the tensors that differ are computed (``docs/adr/0005-workspace-in-place.md``).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deltavc.delta.vector import ATTACHMENT, FILE, Vector
+from deltavc.errors import IntegrityError, ObjectCorrupt, UsageError, WorkspaceDirty
+from deltavc.formats.inplace import clear_journal, read_journal, update_folder, why_not_in_place
+from deltavc.formats.writer import write_folder
+from deltavc.ids import CommitId, short
+from deltavc.repo import workspace
+from deltavc.repo.repository import HEAD, branch_ref
+from deltavc.repo.results import CheckedOut
+from deltavc.repo.revisions import resolve
+from deltavc.repo.version import Version, open_version
+
+if TYPE_CHECKING:
+    from deltavc.formats.writer_plan import FolderPlan
+    from deltavc.repo.repository import Repository
+
+__all__ = ["checkout", "follow_head"]
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What was written, whatever the way."""
+
+    bytes: int
+    tensors: int
+    files: list[str]
+    in_place: bool
+
+
+def checkout(
+    repo: Repository,
+    rev: str,
+    *,
+    to: Path | None = None,
+    form: str = "full",
+    base_path: Path | None = None,
+    base_name: str | None = None,
+    max_rank: int | None = None,
+    rel_error: float | None = None,
+    verify: bool = False,
+    force: bool = False,
+    dry_run: bool = False,
+) -> CheckedOut:
+    """Rebuilds a revision into a folder.
+
+    Args:
+        repo: The repository.
+        rev: The revision.
+        to: Write there and leave HEAD alone; default: the workspace, and HEAD moves.
+        form: ``full`` or ``peft``.
+        base_path: Where the base's files are now.
+        base_name: What to write as ``base_model_name_or_path`` (peft).
+        max_rank: Refuse a higher rank, or with ``rel_error`` truncate to it (peft).
+        rel_error: Largest relative error when truncating (peft).
+        verify: Read the written files back and compare.
+        force: Overwrite what deltavc did not write.
+        dry_run: Only check and say what would be written.
+
+    Returns:
+        What was written.
+
+    Raises:
+        WorkspaceDirty: The folder holds something that no commit records.
+        UnsupportedFormat: The version cannot be expressed in this form.
+        BaseUnavailable: The base's files cannot be found.
+        BaseMismatch: They are not the base's any more.
+    """
+    started = time.monotonic()
+    state = repo.state()
+    commit = resolve(repo, rev, state)
+    target = _target(repo, to, form)
+    if form == "peft":
+        from deltavc.repo.export import write_peft
+
+        return write_peft(
+            repo, commit, target, base_name=base_name, max_rank=max_rank, rel_error=rel_error,
+            base_path=base_path, force=force, dry_run=dry_run, started=started,
+        )  # fmt: skip
+    version = open_version(repo, commit, base_path=base_path)
+    ours = _refuse_unrecorded(repo, target, force=force)
+    plan = version.plan()
+    done = _Done(0, 0, [], False)
+    if not dry_run:
+        done = _write(repo, version, plan, target, commit, ours)
+        if verify:
+            _verify(version, target)
+    branch, moved = (None, False) if to is not None else _move_head(repo, rev, commit, dry_run)
+    return CheckedOut(
+        commit=commit,
+        target=str(target),
+        form=form,
+        bytes=sum(t.nbytes for f in plan.weights for t in f.tensors),
+        tensors=sum(len(f.tensors) for f in plan.weights),
+        tensors_changed=len(version.vector.params),
+        tensors_written=done.tensors,
+        files=done.files,
+        branch=branch,
+        head_moved=moved,
+        seconds=time.monotonic() - started,
+        in_place=done.in_place,
+        verified=verify and not dry_run,
+        dry_run=dry_run,
+    )
+
+
+def follow_head(repo: Repository) -> tuple[bool, str]:
+    """Writes HEAD's version to the workspace if that is as deltavc left it.
+
+    Returns:
+        Whether it was written, and if not a note that says why.
+    """
+    target, commit = repo.workspace, repo.head_commit(repo.state())
+    if target is None or commit is None or not target.exists():
+        return False, ""
+    found = workspace.held(repo, target)
+    if not workspace.is_clean(target, found):
+        return False, "the workspace holds unrecorded changes and was left alone"
+    version = open_version(repo, commit)
+    _write(repo, version, version.plan(), target, commit, found)
+    return True, ""
+
+
+def _target(repo: Repository, to: Path | None, form: str) -> Path:
+    if to is not None:
+        return to
+    if form != "full":
+        raise UsageError(f"--as {form} needs --to DIR: the workspace holds full weights")
+    if repo.workspace is None:
+        raise UsageError(
+            "a bare repository has no workspace", hint="say where to: deltavc checkout REV --to DIR"
+        )
+    return repo.workspace
+
+
+def _refuse_unrecorded(repo: Repository, target: Path, *, force: bool) -> workspace.Held | None:
+    """Returns what deltavc wrote there before; refuses a folder that holds anything else."""
+    found = workspace.held(repo, target)
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return None
+    if read_quietly(repo, target):
+        return found  # a switch that was cut off: taken up again
+    if workspace.is_clean(target, found):
+        return found
+    if not force:
+        what = "unrecorded changes" if found is not None else "files that deltavc did not write"
+        raise WorkspaceDirty(
+            f"'{target}' holds {what}",
+            hint="record them: deltavc commit PATH -m TEXT, or overwrite them: --force",
+            path=str(target),
+        )
+    return None
+
+
+def read_quietly(repo: Repository, target: Path) -> bool:
+    """Tells whether a journal says that this folder was being changed in place."""
+    try:
+        journal = read_journal(repo.layout.journal)
+    except ObjectCorrupt:
+        return True
+    return journal is not None and journal.target == str(target.absolute())
+
+
+def _write(
+    repo: Repository,
+    version: Version,
+    plan: FolderPlan,
+    target: Path,
+    commit: CommitId,
+    ours: workspace.Held | None,
+) -> _Done:
+    total, seen = sum(t.nbytes for f in plan.weights for t in f.tensors), 0
+
+    def progress(step: int) -> None:
+        nonlocal seen
+        seen += step
+        repo.session.progress("rebuild", seen, total)
+
+    manifest = repo.commit(commit).manifest
+    is_workspace = target == repo.workspace
+    if ours is not None and is_workspace:
+        done = _in_place(repo, version, plan, target, commit, ours, progress)
+        if done is not None:
+            workspace.remember(repo, target, commit, manifest)
+            return done
+    workspace.forget(repo, target)
+    written = write_folder(
+        target, plan, threads=repo.session.threads, progress=progress, replace=target.exists()
+    )
+    if is_workspace:
+        clear_journal(repo.layout.journal)
+    workspace.remember(repo, target, commit, manifest)
+    return _Done(
+        bytes=written.copied + written.computed,
+        tensors=sum(len(f.tensors) for f in plan.weights),
+        files=sorted(written.sizes),
+        in_place=False,
+    )
+
+
+def _in_place(
+    repo: Repository,
+    version: Version,
+    plan: FolderPlan,
+    target: Path,
+    commit: CommitId,
+    ours: workspace.Held,
+    progress: object,
+) -> _Done | None:
+    """Rewrites what differs from the version that the folder holds; None if it cannot be done."""
+    try:
+        old = Vector.from_manifest(repo.manifest(ours.manifest))
+    except IntegrityError:
+        return None
+    changed = _changed_tensors(version, plan, old)
+    if changed is None:
+        return None
+    files, removed = _changed_files(version, old)
+    if not changed and not files and not removed and read_journal(repo.layout.journal) is None:
+        return _Done(0, 0, [], True)
+    if why_not_in_place(target, plan.weights, changed) is not None:
+        return None
+    try:
+        written = update_folder(
+            target,
+            plan.weights,
+            changed,
+            journal=repo.layout.journal,
+            before=ours.commit,
+            after=commit,
+            files=files,
+            removed=removed,
+            threads=repo.session.threads,
+            progress=progress,  # type: ignore[arg-type]
+        )
+    except WorkspaceDirty:
+        return None
+    count = sum(len(names) for names in changed.values())
+    return _Done(
+        written.copied + written.computed, count, sorted({*changed, *files, *removed}), True
+    )
+
+
+def _changed_tensors(version: Version, plan: FolderPlan, old: Vector) -> dict[str, set[str]] | None:
+    """Returns the tensors to rewrite by file; None when the two versions are laid out apart."""
+    new = version.vector
+    layout_keys = [key for key in {*old.meta, *new.meta} if not key.startswith((FILE, ATTACHMENT))]
+    if old.base != new.base or any(old.meta.get(k) != new.meta.get(k) for k in layout_keys):
+        return None
+    known = version.base.record.tensors
+    names = {(version.prefix + param if param in known else param) for param in old.changed(new)}
+    by_file = {f.name: {t.name for t in f.tensors} & names for f in plan.weights}
+    return {name: tensors for name, tensors in by_file.items() if tensors}
+
+
+def _changed_files(version: Version, old: Vector) -> tuple[dict[str, Path | bytes], list[str]]:
+    wanted = version.files()
+    keys = {k for k in {*old.meta, *version.vector.meta} if k.startswith(FILE)}
+    paths = [
+        key.removeprefix(FILE)
+        for key in sorted(keys)
+        if old.meta.get(key) != version.vector.meta.get(key)
+    ]
+    return {p: wanted[p] for p in paths if p in wanted}, [p for p in paths if p not in wanted]
+
+
+def _verify(version: Version, target: Path) -> None:
+    """Reads the written weights back and compares them with another rebuild.
+
+    Raises:
+        ObjectCorrupt: The files do not hold the version's bits.
+    """
+    from deltavc.formats.checkpoint import open_checkpoint
+
+    with open_checkpoint(target) as found:
+        parts = list(version.parts())
+        wrong = [
+            part.name
+            for part in parts
+            if part.name not in found.entries
+            or not found.tensor(part.name).same_bits(version.tensor(part.param))
+        ]
+        if wrong or len(parts) != len(found.entries):
+            raise ObjectCorrupt(
+                f"'{target}' does not hold what was written: {len(wrong)} tensors differ",
+                hint="check the disk, then check out again with --force",
+                tensors=wrong[:20],
+            )
+
+
+def _move_head(
+    repo: Repository, rev: str, commit: CommitId, dry_run: bool
+) -> tuple[str | None, bool]:
+    with repo.change("checkout") as change:
+        name = rev.removeprefix("branch:")
+        if rev in (HEAD, "@"):
+            value = change.state.refs.get(HEAD)
+        elif change.state.refs.get(branch_ref(name)) == commit:
+            value = branch_ref(name)
+        else:
+            value = commit
+        moved = change.state.refs.get(HEAD) != value
+        if not dry_run and moved:
+            change.summary = f"checkout {rev} {short(commit)}"
+            change.detail["workspace"] = True
+            change.set(HEAD, value)
+    branch = value.removeprefix("branch:") if value and value.startswith("branch:") else None
+    return branch, moved

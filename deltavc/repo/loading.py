@@ -1,0 +1,41 @@
+"""A revision as a state dict in memory."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deltavc.delta.torchview import to_torch
+from deltavc.repo.revisions import resolve
+from deltavc.repo.version import open_version
+
+if TYPE_CHECKING:
+    import torch
+
+    from deltavc.repo.repository import Repository
+
+__all__ = ["load"]
+
+
+def load(
+    repo: Repository, rev: str, *, params: Sequence[str] = (), base_path: Path | None = None
+) -> dict[str, torch.Tensor]:
+    """Rebuilds a revision's tensors.
+
+    Args:
+        repo: The repository.
+        rev: The revision.
+        params: Only tensors that fit one of these globs.
+        base_path: Where the base's files are now.
+
+    Returns:
+        Tensor name to torch tensor; each owns its memory.
+    """
+    version = open_version(repo, resolve(repo, rev), base_path=base_path)
+    return {
+        part.name: to_torch(version.tensor(part.param))
+        for part in version.parts()
+        if not params or any(fnmatch.fnmatchcase(part.name, p) for p in params)
+    }
