@@ -1,0 +1,277 @@
+"""The surroundings of a run, read once: environment, settings, clock, who acts.
+
+A verb gets a :class:`Context` as its first argument. The library never looks
+around itself; what it needs of this comes to it as a
+:class:`~deltavc.repo.session.Session`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deltavc.cli.output import Manners, Output
+from deltavc.errors import NotARepository, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import TextIO
+
+    from deltavc.cli.invocation import Invocation
+    from deltavc.cli.settings import Settings
+    from deltavc.cli.verb import Verb
+    from deltavc.repo.repository import Repository
+    from deltavc.repo.session import Session
+
+__all__ = ["Context", "clock", "make_output", "user_settings_file"]
+
+REPOSITORY = ".deltavc"
+
+
+def clock() -> int:
+    """Returns the time in milliseconds since 1970, UTC; ``SOURCE_DATE_EPOCH`` fixes it.
+
+    Returns:
+        The time.
+
+    Raises:
+        UsageError: ``SOURCE_DATE_EPOCH`` is not a number of seconds.
+    """
+    fixed = os.environ.get("SOURCE_DATE_EPOCH")
+    if not fixed:
+        return time.time_ns() // 1_000_000
+    if not (fixed.isascii() and fixed.isdecimal() and len(fixed) <= 12):
+        raise UsageError(
+            f"'{fixed}' in SOURCE_DATE_EPOCH is not a number of seconds since 1970",
+            hint="unset SOURCE_DATE_EPOCH",
+        )
+    return int(fixed) * 1000
+
+
+def user_settings_file() -> Path:
+    """Returns the user's settings file, whether or not it is there."""
+    import click
+
+    return Path(click.get_app_dir("deltavc")) / "config.toml"
+
+
+def _flag(environ: Mapping[str, str], name: str) -> bool:
+    return environ.get(name, "") not in ("", "0", "false")
+
+
+def make_output(invocation: Invocation, settings: Settings | None) -> Output:
+    """Makes the sink of a run.
+
+    Args:
+        invocation: The global options.
+        settings: The settings; None where they are not read: help, version, completion, and
+            what fails before a verb runs. The environment then decides alone.
+
+    Returns:
+        The sink.
+    """
+    from deltavc.cli.pager import pager_command
+    from deltavc.cli.settings import Settings
+    from deltavc.cli.terminal import wants_color
+
+    environ = os.environ
+    stdout, stderr, stdin = (stream or _nowhere() for stream in (sys.stdout, sys.stderr, sys.stdin))
+    get = (settings or Settings()).get
+    wanted = invocation.expected_format
+    if wanted is None:
+        # A default that a verb cannot give falls back; only --format is refused for that.
+        wanted = get("ui.format") if settings is not None else environ.get("DELTAVC_FORMAT")
+        wanted = wanted if wanted in ("json", "jsonl") else "human"
+    is_terminal = stdout.isatty()
+    color = invocation.color or (get("ui.color") if get("ui.color") != "auto" else None)
+    hints = settings.wants_hint if settings is not None else _hints_by(environ)
+    paged = is_terminal and not invocation.no_pager and environ.get("TERM") != "dumb"
+    manners = Manners(
+        format="human" if wanted == "auto" else wanted,
+        quiet=invocation.quiet,
+        verbose=invocation.verbose,
+        color=wants_color(color, environ, is_terminal),
+        color_stderr=wants_color(color, environ, stderr.isatty()),
+        pager=pager_command(get("ui.pager"), environ) if paged else None,
+        progress=get("ui.progress") or "auto",
+        plain_progress=_flag(environ, "CI"),
+        ask=not invocation.no_input and not _flag(environ, "DELTAVC_NO_INPUT") and stdin.isatty(),
+        yes=invocation.yes,
+        wants_hint=lambda name: not invocation.quiet and hints(name),
+        now=clock,
+    )
+    return Output(invocation.schema, manners, stdout=stdout, stderr=stderr, stdin=stdin)
+
+
+def _hints_by(environ: Mapping[str, str]) -> Callable[[str], bool]:
+    wanted = environ.get("DELTAVC_HINTS") != "0"
+    return lambda _name: wanted
+
+
+def _nowhere() -> TextIO:
+    """Stands in for a standard stream that was closed before the program began."""
+    return Path(os.devnull).open("r+", encoding="utf-8")
+
+
+class Context:
+    """What a verb has at hand.
+
+    Attributes:
+        out: The sink of the answer.
+        settings: The settings.
+        at_op: The operation of ``--at-op``; None for now.
+    """
+
+    def __init__(self, invocation: Invocation, verb: Verb, settings: Settings) -> None:
+        self.invocation = invocation
+        self.verb = verb
+        self.settings = settings
+        self.at_op = invocation.at_op
+        self.out = invocation.output = make_output(invocation, None if verb.light else settings)
+        for text in settings.unknown:
+            self.out.warn(text)
+
+    @classmethod
+    def from_invocation(cls, invocation: Invocation, verb: Verb) -> Context:
+        """Reads the surroundings for a verb.
+
+        Args:
+            invocation: The global options.
+            verb: The verb that is about to run.
+
+        Returns:
+            The context.
+
+        Raises:
+            UsageError: A settings file, a variable or an override is wrong.
+        """
+        from deltavc.cli import settings
+
+        if verb.light:
+            return cls(invocation, verb, settings.Settings())
+        return cls(invocation, verb, read_settings(invocation))
+
+    @property
+    def directory(self) -> Path:
+        """The folder that the run works in; ``-C`` has been followed already."""
+        return Path.cwd()
+
+    @property
+    def start(self) -> Path:
+        """Where the search for the repository begins: ``DELTAVC_DIR`` or the folder."""
+        return _start()
+
+    def repository_folder(self) -> Path:
+        """Returns the folder ``.deltavc``, without opening it.
+
+        Returns:
+            The folder.
+
+        Raises:
+            NotARepository: There is none.
+        """
+        found = find_repository(self.start)
+        if found is None:
+            raise NotARepository(f"no repository at or above '{self.start}'", start=str(self.start))
+        return found
+
+    def open_repository(self) -> Repository:
+        """Opens the repository at or above the folder, for this verb.
+
+        Returns:
+            The repository; its session acts as :meth:`actor` when the verb is mutating.
+
+        Raises:
+            NotARepository: There is none.
+            FormatTooNew: A newer deltavc wrote it.
+        """
+        from deltavc.repo.repository import Repository
+
+        return Repository.open(self.start, self.session())
+
+    def session(self) -> Session:
+        """Returns the surroundings as the library wants them.
+
+        Only a mutating verb finds out who acts: asking git for it takes a process.
+        """
+        from deltavc.repo.session import Session
+
+        return Session(
+            actor=self.actor() if self.verb.mutating else "",
+            clock=clock,
+            threads=self.threads,
+            progress=self.out.progress,
+        )
+
+    def actor(self) -> str:
+        """Returns who acts, ``name <mail>``, for commits and the audit trail."""
+        return self._actor
+
+    @cached_property
+    def _actor(self) -> str:
+        from deltavc.cli.actor import find_actor
+
+        actor, is_certain = find_actor(
+            os.environ, self.settings.get("user.name"), self.settings.get("user.email")
+        )
+        if not is_certain:
+            self.out.warn(f"nobody said who acts, so the audit trail says '{actor}'")
+            self.out.hint("actor", 'say it once: deltavc config set --user user.name "NAME"')
+        return actor
+
+    def clock(self) -> int:
+        """Returns the time in milliseconds; ``SOURCE_DATE_EPOCH`` fixes it."""
+        return clock()
+
+    @property
+    def threads(self) -> int:
+        """Worker threads: the setting, else the processors that this process may use."""
+        configured = self.settings.get("compute.threads")
+        return int(configured) if configured else len(os.sched_getaffinity(0))
+
+
+def _start() -> Path:
+    path = os.environ.get("DELTAVC_DIR")
+    start = Path(path) if path else Path.cwd()
+    return start.parent if start.name == REPOSITORY else start
+
+
+def find_repository(start: Path) -> Path | None:
+    """Returns the nearest folder ``.deltavc`` at or above a folder."""
+    start = start.absolute()
+    for folder in (start, *start.parents):
+        if (folder / REPOSITORY).is_dir():
+            return folder / REPOSITORY
+    return None
+
+
+def read_settings(invocation: Invocation) -> Settings:
+    """Reads the settings of a run from all their sources.
+
+    Args:
+        invocation: Its ``--config`` overrides.
+
+    Returns:
+        The settings.
+
+    Raises:
+        UsageError: A file, a variable or an override is wrong.
+    """
+    from deltavc.cli.settings import load
+
+    files = [(user_settings_file(), False)]
+    if extra := os.environ.get("DELTAVC_CONFIG"):
+        files.append((Path(extra), False))
+    folder = find_repository(_start())
+    if folder is not None:
+        files.append((folder / "config.toml", True))
+    return load(
+        files=files,
+        policy_file=None if folder is None else folder.parent / "deltavc.toml",
+        environ=os.environ,
+        overrides=invocation.config,
+    )
