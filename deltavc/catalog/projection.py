@@ -1,0 +1,362 @@
+"""From events to rows: what a batch of events adds to the tables.
+
+Rows depend on the events and objects alone, never on the clock or on how events
+are cut into batches, so that a rebuilt catalog has the rows of one that was kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, delete, func, insert, select
+
+from deltavc.catalog import models
+from deltavc.errors import AuditChainBroken, IntegrityError, ObjectCorrupt, ObjectMissing
+from deltavc.ids import EventHash, ObjectId, is_object_id
+from deltavc.records import canonical
+from deltavc.records.model import BaseSource, Commit, Event, Measurement, Tag
+
+__all__ = ["Entry", "Load", "Projection", "Skipped"]
+
+Entry = tuple[Event, EventHash]
+Load = Callable[[str, ObjectId], bytes]
+"""Returns the canonical body of an object: kind (commit, tag, measurement, basesource), id."""
+Skipped = Callable[[str, ObjectId, IntegrityError], None]
+"""Told of an object that cannot be loaded: kind, id, why."""
+
+_T = TypeVar("_T")
+_Row = dict[str, Any]
+_IN_CHUNK = 500  # bound values of one statement; old SQLite builds take 999
+BRANCH, BASE = "branch:", "base:"
+
+
+class Projection:
+    """Collects the rows of a batch of events, then writes them.
+
+    Args:
+        connection: In a transaction, which the caller commits.
+        load: Loads objects.
+        skipped: When given, objects that cannot be loaded are reported to it and left
+            out, instead of raising.
+    """
+
+    def __init__(self, connection: Connection, load: Load, skipped: Skipped | None = None) -> None:
+        self.connection = connection
+        self.load = load
+        self.skipped = skipped
+        self.rows: dict[type[models.Record], list[_Row]] = {}
+        self.commits: dict[str, tuple[int, int]] = {}  # id -> key, generation
+        self.known: set[str] = set()  # ids of tags and measurements that have rows
+        self.refs: dict[str, tuple[str | None, int]] = {}
+        self.bases: dict[str, _Row | None] = {}
+        self.latest: dict[tuple[int, str], _Row] = {}
+        self.loaded: dict[str, Any] = {}
+
+    def write(self, entries: Sequence[Entry]) -> None:
+        """Writes the rows of events that are not in the catalog yet.
+
+        Args:
+            entries: Events in order, the first one following the catalog's last.
+
+        Raises:
+            ObjectMissing: An object, or a parent of a commit, cannot be found.
+            ObjectCorrupt: An object is not what its kind says.
+            AuditChainBroken: The detail of an event names what is no id.
+        """
+        brought = [(event, _brought(event)) for event, _ in entries]
+        self._load_objects(brought)
+        self._look_up()
+        self.next_commit = self._next_key(models.CommitRecord.key)
+        self.next_measurement = self._next_key(models.MeasurementRecord.key)
+        for (event, event_hash), (_, ids) in zip(entries, brought, strict=True):
+            self._event(event, event_hash)
+            for oid in self._parents_first(ids["commits"]):
+                self._commit(oid, event)
+            for oid in ids["tags"]:
+                self._tag(oid, event)
+            for oid in ids["measurements"]:
+                self._measurement(oid, event)
+        self._flush()
+
+    # reading --------------------------------------------------------------
+
+    def _load_objects(self, brought: Iterable[tuple[Event, dict[str, list[ObjectId]]]]) -> None:
+        for event, ids in brought:
+            for oid in ids["commits"]:
+                self._load_one("commit", oid, Commit)
+            for oid in ids["tags"]:
+                self._load_one("tag", oid, Tag)
+            for oid in ids["measurements"]:
+                self._load_one("measurement", oid, Measurement)
+            for change in event.refs:
+                if change.name.startswith(BASE) and change.after is not None:
+                    self._load_one("basesource", ObjectId(change.after), BaseSource)
+
+    def _load_one(self, kind: str, oid: ObjectId, record: type[_T]) -> None:
+        if oid in self.loaded:
+            return
+        try:
+            self.loaded[oid] = canonical.decode(self.load(kind, oid), record)
+        except (ObjectMissing, ObjectCorrupt) as error:
+            if self.skipped is None:
+                raise
+            self.skipped(kind, oid, error)
+            self.loaded[oid] = None
+
+    def _look_up(self) -> None:
+        """Finds out, in a few statements, which of the objects and their commits have rows."""
+        commits: set[str] = set()
+        for oid, record in self.loaded.items():
+            if isinstance(record, Commit):
+                commits |= {oid, *record.parents}
+            elif isinstance(record, Tag | Measurement):
+                commits.add(record.commit)
+        table = models.CommitRecord
+        for chunk in _chunks(sorted(commits)):
+            query = select(table.id, table.key, table.generation).where(table.id.in_(chunk))
+            for oid, key, generation in self.connection.execute(query):
+                self.commits[oid] = (key, generation)
+        for kind, column in (
+            (Tag, models.TagRecord.id),
+            (Measurement, models.MeasurementRecord.id),
+        ):
+            ids = sorted(oid for oid, record in self.loaded.items() if isinstance(record, kind))
+            for chunk in _chunks(ids):
+                found = self.connection.execute(select(column).where(column.in_(chunk)))
+                self.known.update(found.scalars())
+
+    def _next_key(self, column: Any) -> int:
+        return (self.connection.execute(select(func.max(column))).scalar() or 0) + 1
+
+    def _parents_first(self, ids: list[ObjectId]) -> Iterator[ObjectId]:
+        """Yields an event's commits in their order, but none before its parents."""
+        waiting = set(ids)
+        for oid in ids:
+            stack = [oid]
+            while stack:
+                record = self.loaded[stack[-1]]
+                before = [p for p in record.parents if p in waiting] if record else []
+                if before and stack[-1] in waiting:
+                    stack.extend(reversed(before))
+                    continue
+                done = stack.pop()
+                if done in waiting:
+                    waiting.discard(done)
+                    yield done
+
+    # rows -----------------------------------------------------------------
+
+    def _add(self, table: type[models.Record], **row: Any) -> None:
+        self.rows.setdefault(table, []).append(row)
+
+    def _event(self, event: Event, event_hash: EventHash) -> None:
+        self._add(
+            models.EventRecord,
+            number=event.number,
+            hash=event_hash,
+            time=event.time,
+            actor=event.actor,
+            command=event.command,
+            summary=event.summary,
+            tool=event.tool,
+            reason=event.reason,
+            undoes=event.undoes,
+            redoes=event.redoes,
+            objects=canonical.encode(event.objects).decode(),
+            detail=canonical.encode(event.detail).decode(),
+        )
+        for position, change in enumerate(event.refs):
+            self._add(
+                models.RefChangeRecord,
+                event_number=event.number,
+                position=position,
+                name=change.name,
+                before=change.before,
+                after=change.after,
+            )
+            self.refs[change.name] = (change.after, event.number)
+            if change.name.startswith(BASE):
+                self._base(change.name.removeprefix(BASE), change.after, event)
+
+    def _base(self, name: str, oid: str | None, event: Event) -> None:
+        source: BaseSource | None = self.loaded[oid] if oid is not None else None
+        self.bases[name] = (
+            None
+            if source is None
+            else {
+                "name": name,
+                "source_id": oid,
+                "fingerprint": source.base,
+                "path": source.path,
+                "source": source.source,
+                "copied": int(source.copied),
+                "event_number": event.number,
+            }
+        )
+
+    def _commit(self, oid: ObjectId, event: Event) -> None:
+        commit: Commit | None = self.loaded[oid]
+        if commit is None or oid in self.commits:
+            return
+        parents = [p for p in commit.parents if self._has_commit(p, f"commit '{oid}'")]
+        key, self.next_commit = self.next_commit, self.next_commit + 1
+        generation = 1 + max((self.commits[p][1] for p in parents), default=0)
+        self.commits[oid] = (key, generation)
+        stats = _stats(event, oid)
+        self._add(
+            models.CommitRecord,
+            key=key,
+            id=oid,
+            manifest=commit.manifest,
+            base=commit.base,
+            author=commit.author,
+            time=commit.time,
+            message=commit.message,
+            tool=commit.tool,
+            run=commit.run,
+            source=commit.source.kind if commit.source else None,
+            branch=_branch_of(event, oid),
+            generation=generation,
+            exact=int(not commit.errors),
+            max_error=max(commit.errors.values(), default=None),
+            params=stats.get("params"),
+            stored_bytes=stats.get("stored"),
+            event_number=event.number,
+        )
+        for position, parent in enumerate(parents):
+            self._add(
+                models.ParentRecord,
+                child_key=key,
+                position=position,
+                parent_key=self.commits[parent][0],
+            )
+        for name, value in commit.labels.items():
+            self._add(models.LabelRecord, commit_key=key, name=name, value=value)
+
+    def _has_commit(self, oid: ObjectId, needed_by: str) -> bool:
+        if oid in self.commits:
+            return True
+        if self.skipped is None:
+            raise ObjectMissing(f"{needed_by} needs commit '{oid}', which no event brought", id=oid)
+        return False
+
+    def _tag(self, oid: ObjectId, event: Event) -> None:
+        tag: Tag | None = self.loaded[oid]
+        if tag is None or oid in self.known or not self._has_commit(tag.commit, f"tag '{oid}'"):
+            return
+        self.known.add(oid)
+        self._add(
+            models.TagRecord,
+            id=oid,
+            name=tag.name,
+            commit_key=self.commits[tag.commit][0],
+            tagger=tag.tagger,
+            time=tag.time,
+            message=tag.message,
+            event_number=event.number,
+        )
+
+    def _measurement(self, oid: ObjectId, event: Event) -> None:
+        found: Measurement | None = self.loaded[oid]
+        if found is None or oid in self.known:
+            return
+        if not self._has_commit(found.commit, f"measurement '{oid}'"):
+            return
+        self.known.add(oid)
+        key, self.next_measurement = self.next_measurement, self.next_measurement + 1
+        commit_key = self.commits[found.commit][0]
+        self._add(
+            models.MeasurementRecord,
+            key=key,
+            id=oid,
+            commit_key=commit_key,
+            kpi=found.kpi,
+            value=found.value,
+            is_nan=int(found.value is None),
+            samples=found.samples,
+            dataset=found.dataset,
+            source=found.source,
+            actor=found.actor,
+            time=found.time,
+            event_number=event.number,
+        )
+        self.latest[commit_key, found.kpi] = {
+            "commit_key": commit_key,
+            "kpi": found.kpi,
+            "measurement_key": key,
+            "value": found.value,
+        }
+
+    # writing --------------------------------------------------------------
+
+    def _flush(self) -> None:
+        for table in (
+            models.EventRecord,
+            models.RefChangeRecord,
+            models.CommitRecord,
+            models.ParentRecord,
+            models.LabelRecord,
+            models.TagRecord,
+            models.MeasurementRecord,
+        ):
+            if rows := self.rows.get(table):
+                self.connection.execute(insert(table), rows)
+        refs = [
+            {"name": name, "value": value, "event_number": number}
+            for name, (value, number) in self.refs.items()
+            if value is not None
+        ]
+        self._replace(models.RefRecord, list(self.refs), refs)
+        self._replace(models.BaseRecord, list(self.bases), [r for r in self.bases.values() if r])
+        latest = models.LatestRecord
+        for commit_key, kpi in self.latest:
+            self.connection.execute(
+                delete(latest).where(latest.commit_key == commit_key, latest.kpi == kpi)
+            )
+        if self.latest:
+            self.connection.execute(insert(latest), list(self.latest.values()))
+
+    def _replace(self, table: Any, names: list[str], rows: list[_Row]) -> None:
+        for chunk in _chunks(names):
+            self.connection.execute(delete(table).where(table.name.in_(chunk)))
+        if rows:
+            self.connection.execute(insert(table), rows)
+
+
+def _chunks(values: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(values), _IN_CHUNK):
+        yield values[start : start + _IN_CHUNK]
+
+
+def _brought(event: Event) -> dict[str, list[ObjectId]]:
+    """Returns the ids that an event's detail says it brought."""
+    ids: dict[str, list[ObjectId]] = {}
+    for key in ("commits", "tags", "measurements"):
+        found = event.detail.get(key, [])
+        if not isinstance(found, list) or not all(
+            isinstance(oid, str) and is_object_id(oid) for oid in found
+        ):
+            raise AuditChainBroken(
+                f"event {event.number} names {key} that are no ids", number=event.number
+            )
+        ids[key] = list(dict.fromkeys(ObjectId(oid) for oid in found))
+    return ids
+
+
+def _stats(event: Event, oid: ObjectId) -> dict[str, int]:
+    """Returns the counts that an event gives for a commit; they are for show only."""
+    stats = event.detail.get("stats")
+    found = stats.get(oid) if isinstance(stats, dict) else None
+    if not isinstance(found, dict):
+        return {}
+    return {key: value for key, value in found.items() if type(value) is int}
+
+
+def _branch_of(event: Event, oid: ObjectId) -> str | None:
+    """Returns the branch that a commit was made on: the one moved to it, or the only one moved."""
+    moved = [c for c in event.refs if c.name.startswith(BRANCH) and c.after is not None]
+    here = [c for c in moved if c.after == oid]
+    if not here and len(moved) == 1:
+        here = moved
+    return here[0].name.removeprefix(BRANCH) if here else None

@@ -1,0 +1,408 @@
+"""Asking the catalog: read-only, through the standard library's sqlite3 alone.
+
+Point look-ups instead of recursive queries: a look-up costs some microseconds at
+any size, while the planner of a recursive query may choose to read whole tables.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
+from operator import itemgetter
+from pathlib import Path
+from typing import Literal, Self
+
+from deltavc.catalog import ancestry, files
+from deltavc.catalog.readonly import ReadOnly, Row
+from deltavc.catalog.rows import (
+    BaseRow,
+    CommitRow,
+    EventRow,
+    MeasurementRow,
+    RefChangeRow,
+    TagRow,
+)
+from deltavc.errors import UnknownRevision
+from deltavc.ids import CommitId, EventHash, ObjectId, short
+
+__all__ = ["CatalogReader"]
+
+_FIRST_BATCH, _LARGEST_BATCH = 16, 512  # commits read at once by a log
+_HEX = frozenset("0123456789abcdef")
+_COMMIT = (
+    "SELECT key, id, manifest, base, author, time, message, tool, generation, branch, source,"
+    " run, exact, max_error, params, stored_bytes, event_number FROM commits"
+)
+_EVENT = (
+    "SELECT number, hash, time, actor, command, summary, tool, reason, undoes, redoes,"
+    " objects, detail FROM events"
+)
+_MEASUREMENT = (
+    "SELECT m.id, c.id, m.kpi, m.value, m.samples, m.dataset, m.source, m.actor, m.time,"
+    " m.event_number FROM measurements m JOIN commits c ON c.key = m.commit_key"
+)
+_LATEST = (
+    "SELECT l.measurement_key, c.id FROM latest_measurements l"
+    " JOIN commits c ON c.key = l.commit_key WHERE l.kpi = ? AND l.value IS NOT NULL"
+)
+_BEST = {
+    "higher": f"{_LATEST} ORDER BY l.value DESC, l.commit_key DESC",
+    "lower": f"{_LATEST} ORDER BY l.value, l.commit_key DESC",
+}
+
+
+class CatalogReader:
+    """The catalog as those who ask see it; every method sees what was last committed.
+
+    Args:
+        path: The database's file.
+        timeout: Seconds to wait where another process replaces or repairs the file;
+            writers never make readers wait.
+
+    Raises:
+        CatalogUnusable: Missing, damaged, locked, or of another schema.
+    """
+
+    def __init__(self, path: Path, *, timeout: float = 5.0) -> None:
+        self.path = path
+        self._db = ReadOnly(path, timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._db.close()
+
+    # state ----------------------------------------------------------------
+
+    def applied(self) -> tuple[int, EventHash] | None:
+        """Returns number and hash of the last event that the catalog holds; None for none."""
+        number, event_hash = self._db.one("SELECT applied_number, applied_hash FROM meta")
+        return (number, EventHash(event_hash)) if number else None
+
+    def refs(self) -> dict[str, str]:
+        """Returns all refs with their values, by name."""
+        return dict(self._db.rows("SELECT name, value FROM refs ORDER BY name"))
+
+    def ref(self, name: str) -> str | None:
+        """Returns the value of a ref; None if there is none of this name."""
+        for row in self._db.rows("SELECT value FROM refs WHERE name = ?", name):
+            return str(row[0])
+        return None
+
+    def tags(self) -> list[TagRow]:
+        """Returns the tags by name, each with the commit that it stands for."""
+        return [
+            TagRow(name.removeprefix("tag:"), *rest)
+            for name, *rest in self._db.rows(
+                "SELECT r.name, COALESCE(c.id, r.value), t.id, t.tagger, t.time, t.message"
+                " FROM refs r LEFT JOIN tags t ON t.id = r.value"
+                " LEFT JOIN commits c ON c.key = t.commit_key"
+                " WHERE r.name >= 'tag:' AND r.name < 'tag;' ORDER BY r.name"
+            )
+        ]
+
+    def bases(self) -> list[BaseRow]:
+        """Returns the named bases by name."""
+        return [
+            BaseRow._make((*row[:-1], bool(row[-1])))
+            for row in self._db.rows(
+                "SELECT name, source_id, fingerprint, path, source, copied FROM bases ORDER BY name"
+            )
+        ]
+
+    # commits --------------------------------------------------------------
+
+    def commit(self, oid: CommitId) -> CommitRow:
+        """Returns a commit.
+
+        Args:
+            oid: Its id.
+
+        Returns:
+            The commit.
+
+        Raises:
+            UnknownRevision: The catalog holds none with this id.
+        """
+        for row in self.commits([oid]).values():
+            return row
+        raise _unknown(oid)
+
+    def commits(self, ids: Iterable[CommitId]) -> dict[CommitId, CommitRow]:
+        """Returns commits by id; those that the catalog does not hold are left out."""
+        rows = self._db.rows(
+            f"{_COMMIT} WHERE id IN (SELECT value FROM json_each(?))", json.dumps(list(ids))
+        )
+        return {commit.id: commit for commit in self._commit_rows(rows)}
+
+    def find_prefix(self, prefix: str, *, limit: int = 100) -> list[CommitId]:
+        """Returns the ids of commits that begin with some hex digits, sorted, up to a limit."""
+        return [row[0] for row in self._by_prefix("SELECT id FROM commits", "id", prefix, limit)]
+
+    def log(
+        self,
+        starts: Iterable[CommitId],
+        *,
+        exclude: Iterable[CommitId] = (),
+        limit: int | None = None,
+    ) -> Iterator[CommitRow]:
+        """Yields commits and their ancestors, the one recorded last first.
+
+        Args:
+            starts: Where to begin.
+            exclude: Left out together with all their ancestors.
+            limit: Largest number of commits.
+
+        Yields:
+            Commits, a child always before its parents.
+
+        Raises:
+            UnknownRevision: A start or an excluded commit is not in the catalog.
+        """
+        keys = islice(self._walk(starts, exclude), limit)
+        size = _FIRST_BATCH  # those who ask may stop soon, or go on to the end
+        while batch := list(islice(keys, size)):
+            rows = self._db.rows(
+                f"{_COMMIT} WHERE key IN (SELECT value FROM json_each(?))", json.dumps(batch)
+            )
+            rows.sort(key=itemgetter(0), reverse=True)
+            yield from self._commit_rows(rows)
+            size = min(2 * size, _LARGEST_BATCH)
+
+    def ancestors(
+        self, starts: Iterable[CommitId], *, exclude: Iterable[CommitId] = ()
+    ) -> Iterator[CommitId]:
+        """Yields the ids that :meth:`log` would, faster: nothing else is read."""
+        keys = self._walk(starts, exclude)
+        while batch := list(islice(keys, _LARGEST_BATCH)):
+            yield from (
+                row[0]
+                for row in self._db.rows(
+                    "SELECT id FROM commits WHERE key IN (SELECT value FROM json_each(?)) ORDER BY key DESC",
+                    json.dumps(batch),
+                )
+            )
+
+    def parents(self, oid: CommitId) -> tuple[CommitId, ...]:
+        """Returns the ids of a commit's parents, first parent first."""
+        return tuple(
+            row[0]
+            for row in self._db.rows(
+                "SELECT c.id FROM parents p JOIN commits c ON c.key = p.parent_key"
+                " WHERE p.child_key = ? ORDER BY p.position",
+                self._key(oid),
+            )
+        )
+
+    def children(self, oid: CommitId) -> list[CommitId]:
+        """Returns the ids of the commits that have this one as a parent, oldest first."""
+        return [
+            row[0]
+            for row in self._db.rows(
+                "SELECT c.id FROM parents p JOIN commits c ON c.key = p.child_key"
+                " WHERE p.parent_key = ? ORDER BY p.child_key",
+                self._key(oid),
+            )
+        ]
+
+    def is_ancestor(self, ancestor: CommitId, oid: CommitId) -> bool:
+        """Tells whether a commit is another one, or among its ancestors."""
+        return ancestry.is_ancestor(self._key(ancestor), self._key(oid), _ParentLookup(self._db))
+
+    def merge_bases(self, ours: CommitId, theirs: CommitId) -> list[CommitId]:
+        """Returns the best common ancestors of two commits, the one recorded last first."""
+        keys = ancestry.merge_bases(self._key(ours), self._key(theirs), _ParentLookup(self._db))
+        return [self._db.one("SELECT id FROM commits WHERE key = ?", key)[0] for key in keys]
+
+    def labels(self, oid: CommitId) -> dict[str, str]:
+        """Returns the labels of a commit, by name."""
+        return dict(
+            self._db.rows(
+                "SELECT name, value FROM labels WHERE commit_key = ? ORDER BY name", self._key(oid)
+            )
+        )
+
+    # measurements ---------------------------------------------------------
+
+    def measurements(self, oid: CommitId) -> list[MeasurementRow]:
+        """Returns all measurements of a commit, oldest first."""
+        return [
+            MeasurementRow(*row)
+            for row in self._db.rows(
+                f"{_MEASUREMENT} WHERE m.commit_key = ? ORDER BY m.key", self._key(oid)
+            )
+        ]
+
+    def latest(
+        self, ids: Iterable[CommitId], kpis: Collection[str] | None = None
+    ) -> dict[CommitId, dict[str, float | None]]:
+        """Returns the values that were recorded last.
+
+        Args:
+            ids: Commits.
+            kpis: Only these; default: all.
+
+        Returns:
+            Commit id to KPI to value, None for NaN; commits and KPIs without any are left out.
+        """
+        found: dict[CommitId, dict[str, float | None]] = {}
+        for oid, kpi, value in self._db.rows(
+            "SELECT c.id, l.kpi, l.value FROM commits c"
+            " JOIN latest_measurements l ON l.commit_key = c.key"
+            " WHERE c.id IN (SELECT value FROM json_each(?)) ORDER BY c.key, l.kpi",
+            json.dumps(list(ids)),
+        ):
+            if kpis is None or kpi in kpis:
+                found.setdefault(oid, {})[kpi] = value
+        return found
+
+    def best(
+        self,
+        kpi: str,
+        direction: Literal["higher", "lower"],
+        *,
+        among: Collection[CommitId] | None = None,
+    ) -> MeasurementRow | None:
+        """Finds the best of the values that were recorded last for each commit.
+
+        Args:
+            kpi: The KPI.
+            direction: Which values are better.
+            among: Only these commits; default: all.
+
+        Returns:
+            The best measurement, of the commit recorded last where several are as good;
+            None without one. NaN is never best.
+        """
+        for key, oid in self._db.each(_BEST[direction], kpi):
+            if among is None or oid in among:
+                return MeasurementRow(*self._db.one(f"{_MEASUREMENT} WHERE m.key = ?", key))
+        return None
+
+    # events ---------------------------------------------------------------
+
+    def events(self, limit: int | None = None, *, before: int | None = None) -> list[EventRow]:
+        """Returns events newest first.
+
+        Args:
+            limit: Largest number of events; default: all.
+            before: Only events with a smaller number.
+
+        Returns:
+            The events.
+        """
+        return [
+            self._event_row(row)
+            for row in self._db.rows(
+                f"{_EVENT} WHERE ?1 IS NULL OR number < ?1 ORDER BY number DESC LIMIT ?2",
+                before,
+                -1 if limit is None else limit,
+            )
+        ]
+
+    def event(self, number: int) -> EventRow | None:
+        """Returns an event by its number; None if there is none."""
+        rows = self._db.rows(f"{_EVENT} WHERE number = ?", number)
+        return self._event_row(rows[0]) if rows else None
+
+    def find_event(self, prefix: str, *, limit: int = 100) -> list[EventRow]:
+        """Returns the events whose hash begins with some hex digits, by hash, up to a limit."""
+        return [self._event_row(row) for row in self._by_prefix(_EVENT, "hash", prefix, limit)]
+
+    # plumbing -------------------------------------------------------------
+
+    def _by_prefix(self, query: str, column: str, prefix: str, limit: int) -> list[Row]:
+        if not prefix or not _HEX.issuperset(prefix):
+            return []
+        return self._db.rows(
+            f"{query} WHERE {column} >= ? AND {column} < ? ORDER BY {column} LIMIT ?",
+            prefix,
+            prefix + "g",  # the first text behind all that continue the prefix in hex
+            limit,
+        )
+
+    def _key(self, oid: CommitId) -> int:
+        for row in self._db.rows("SELECT key FROM commits WHERE id = ?", oid):
+            return int(row[0])
+        raise _unknown(oid)
+
+    def _walk(self, starts: Iterable[CommitId], exclude: Iterable[CommitId]) -> Iterator[int]:
+        return ancestry.walk(
+            [self._key(oid) for oid in starts],
+            [self._key(oid) for oid in exclude],
+            _ParentLookup(self._db),
+        )
+
+    def _commit_rows(self, rows: list[Row]) -> Iterator[CommitRow]:
+        parents: dict[int, list[CommitId]] = {}
+        for child, parent in self._db.rows(
+            "SELECT p.child_key, c.id FROM parents p JOIN commits c ON c.key = p.parent_key"
+            " WHERE p.child_key IN (SELECT value FROM json_each(?)) ORDER BY p.child_key, p.position",
+            json.dumps([row[0] for row in rows]),
+        ):
+            parents.setdefault(child, []).append(parent)
+        for key, oid, *fields in rows:
+            row = CommitRow._make((oid, tuple(parents.get(key, ())), *fields))
+            yield row._replace(exact=bool(row.exact))
+
+    def _event_row(self, row: Row) -> EventRow:
+        *fields, objects, detail = row
+        refs = tuple(
+            RefChangeRow(*change)
+            for change in self._db.rows(
+                "SELECT name, before, after FROM ref_changes WHERE event_number = ?"
+                " ORDER BY position",
+                row[0],
+            )
+        )
+        try:
+            ids = tuple(ObjectId(oid) for oid in json.loads(objects))
+            return EventRow._make((*fields, refs, ids, json.loads(detail)))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise files.unusable(error, self.path) from error
+
+
+class _ParentLookup:
+    """Looks parents up one by one at first, and by the thousand once a walk turns out long."""
+
+    POINT_LOOKUPS = 64
+    BLOCK = 2048
+
+    def __init__(self, db: ReadOnly) -> None:
+        self._db = db
+        self._found: dict[int, list[int]] = {}
+        self._lookups = 0
+        self._low = 1 << 62  # all keys from here up to where blocks began have been read
+
+    def __call__(self, key: int) -> Sequence[int]:
+        found = self._found.get(key)
+        if found is not None:
+            return found
+        if self._lookups < self.POINT_LOOKUPS:
+            self._lookups += 1
+            return [
+                row[0]
+                for row in self._db.rows(
+                    "SELECT parent_key FROM parents WHERE child_key = ? ORDER BY position", key
+                )
+            ]
+        if key < self._low:
+            self._low = key - self.BLOCK
+            for child, parent in self._db.rows(
+                "SELECT child_key, parent_key FROM parents"
+                " WHERE child_key BETWEEN ? AND ? ORDER BY child_key, position",
+                self._low,
+                key,
+            ):
+                self._found.setdefault(child, []).append(parent)
+        return self._found.get(key, [])
+
+
+def _unknown(oid: str) -> UnknownRevision:
+    return UnknownRevision(f"no revision has the id '{short(oid)}'", revision=oid)
