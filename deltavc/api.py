@@ -223,9 +223,9 @@ class Repository:
 
     def blame(self, pattern: str | None = None, *, rev: str = "HEAD") -> list[results.BlameRow]:
         """Says which commit brought each delta of the parameters."""
-        from deltavc.repo import history
+        from deltavc.repo.blame import blame
 
-        return history.blame(self._repo, pattern, rev=rev)
+        return blame(self._repo, pattern, rev=rev)
 
     def resolve(self, name: str) -> str:
         """Returns the id of the commit that a revision's name stands for."""

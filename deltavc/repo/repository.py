@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from deltavc.catalog.errors import CatalogUnusable
-from deltavc.errors import UnknownRevision
+from deltavc.errors import DeltavcError, UnknownRevision
 from deltavc.ids import BaseId, CommitId, DeltaId, ManifestId, ObjectId, short
 from deltavc.ledger.log import EventLog
 from deltavc.ledger.state import State, replay
@@ -134,8 +134,8 @@ class Repository:
             if reader.applied() == (head.number, head.hash):
                 return reader
             reader.close()
-        except CatalogUnusable:
-            if self.layout.catalog.exists():
+        except CatalogUnusable as error:
+            if error.context.get("reason") not in ("missing", "older"):
                 raise
         self.catch_up()
         return CatalogReader(self.layout.catalog)
@@ -144,11 +144,14 @@ class Repository:
         """Applies to the catalog what the event log has and the catalog lacks."""
         from deltavc.catalog.writer import Catalog
 
-        catalog = Catalog.open_or_create(self.layout.catalog)
-        try:
-            catalog.catch_up(self.log, self.load_body)
-        finally:
-            catalog.close()
+        with Catalog.open_or_create(self.layout.catalog) as catalog:
+            catalog.catch_up(self.log, self.load_body, skipped=self.note_skipped)
+
+    def note_skipped(self, kind: str, oid: ObjectId, error: DeltavcError) -> None:
+        """Warns of an object that the catalog had to leave out: it must not block a command."""
+        self.warnings.append(
+            f"left out of the catalog: {kind} {short(oid)}, {error.message}; see deltavc fsck"
+        )
 
     @contextmanager
     def change(self, command: str) -> Iterator[Change]:
