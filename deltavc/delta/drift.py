@@ -1,0 +1,78 @@
+"""Finds what decoupled weight decay did to a tensor.
+
+AdamW multiplies each weight by ``1 - rate * decay`` at every step, and the
+product is rounded to float32. How far a weight moves, counted in neighbouring
+floats, depends on its mantissa alone: over an epoch every untouched row of an
+embedding moves by one of a handful of ordinals. A table by leading mantissa
+bits predicts them exactly where the plain difference costs some 6 bits a weight.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deltavc.delta.ordinals import ordinals
+from deltavc.delta.predict import Drift
+from deltavc.delta.tensor import Bits, Tensor
+
+__all__ = ["find_drift"]
+
+TABLE_BITS = 11
+PROBE_BITS = 8
+MIN_ELEMENTS = 1 << 16
+WORTH = 1.0  # bits a weight that a table must save on a sample
+_PARTS = 8
+_PROBE = 1 << 15
+_LEARN = 1 << 19
+
+
+def find_drift(base: Tensor, new: Tensor) -> Drift | None:
+    """Returns a drift table that predicts a tensor better than the base does, or None.
+
+    Args:
+        base: The base tensor.
+        new: The changed tensor.
+
+    Cost:
+        About 1 ms when there is no drift, 20 ms when there is.
+    """
+    if base.dtype.mantissa < 16 or base.count < MIN_ELEMENTS:
+        return None  # 16-bit floats do not hold so small a step
+    first = _fit(base, new, _PROBE, PROBE_BITS)
+    where = _spread(base.count, _PROBE)
+    before, after = base.bits[where], new.bits[where]
+    plain = ordinals(after) - ordinals(before)
+    left = ordinals(after) - first.predict(before, 0)
+    if _width(plain) - _width(left) < WORTH:
+        return None
+    return _fit(base, new, _LEARN, TABLE_BITS)
+
+
+def _fit(base: Tensor, new: Tensor, count: int, bits: int) -> Drift:
+    """Returns the medians of the moves away from zero, by leading mantissa bits."""
+    where = _spread(base.count, count)
+    before, after = base.bits[where], new.bits[where]
+    signed = np.dtype(f"<i{base.dtype.size}")
+    moves = (ordinals(after) - ordinals(before)).view(signed).astype(np.int64)
+    moves = np.where(before.view(signed) < 0, -moves, moves)
+    empty = Drift(base.dtype, np.zeros(1 << bits, dtype=base.dtype.bits))
+    index = empty.index(before).astype(np.int64)
+    order = np.lexsort((moves, index))
+    ends = np.cumsum(np.bincount(index, minlength=1 << bits))
+    starts = np.concatenate(([0], ends[:-1]))
+    middles = np.minimum((starts + ends) // 2, order.size - 1)
+    medians = np.where(ends > starts, moves[order[middles]], 0)
+    return Drift(base.dtype, medians.astype(signed).view(base.dtype.bits))
+
+
+def _spread(count: int, wanted: int) -> NDArray[np.int64]:
+    """Returns evenly spaced positions, with an odd step so that all columns are met."""
+    step = max(1, count // wanted) | 1
+    return np.arange(0, count, step, dtype=np.int64)
+
+
+def _width(difference: Bits) -> float:
+    """Returns the mean number of bits of differences."""
+    signed = difference.view(np.dtype(f"<i{difference.dtype.itemsize}"))
+    return float(np.log2(np.abs(signed.astype(np.float64)) + 1).mean())

@@ -1,0 +1,214 @@
+"""Chooses how a changed tensor is stored: always exactly, and as small as found.
+
+What comes out is decoded and compared bit for bit with what went in before it
+is returned. Equal input and effort give equal bytes on one machine; factors of
+a low-rank change are found with floats, so another BLAS may find others, which
+decode to the same bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from deltavc.codec.digest import sha256_hex
+from deltavc.delta import kinds
+from deltavc.delta.drift import find_drift
+from deltavc.delta.estimate import stored_size
+from deltavc.delta.exact import GAPS_BELOW, Coded, code, decode_exact, finish, residual
+from deltavc.delta.kinds import Delta
+from deltavc.delta.lowrank_fit import Settings, fit_leading, fit_lowrank
+from deltavc.delta.predict import LowRank, Predictor, Same
+from deltavc.delta.sparse import decode_sparse, sparse_ordinal
+from deltavc.delta.tensor import Bits, Tensor
+from deltavc.errors import InternalError, UsageError
+
+__all__ = ["EFFORTS", "Encoded", "encode_tensor", "same_bits"]
+
+_PREFIX = 1 << 16
+_COMPARE = 1 << 18
+HEADER_COST = 420  # two SHA-256 in hex and the rest of an exact delta's header
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """An encoded change.
+
+    Attributes:
+        delta: The delta.
+        estimate: About the bytes that it will take up in the store.
+        rank: Rank, where the change was found to be of low rank.
+        what: For people: ``low-rank + correction``, ``sparse``, ``exact``,
+            ``new`` or ``replaced``.
+    """
+
+    delta: Delta
+    estimate: int
+    rank: int | None
+    what: str
+
+
+@dataclass(frozen=True)
+class _Effort:
+    """How hard to try.
+
+    Attributes:
+        fit: How factors are fitted.
+        gain: A low-rank predictor must bring the size below this share of the
+            plain one's; it is read at a third of the speed.
+        grouped: Also try elements grouped by exponent.
+        leading: Ranks of rough factors to try under a change of full rank.
+    """
+
+    fit: Settings
+    gain: float
+    grouped: bool = False
+    leading: tuple[int, ...] = ()
+
+
+EFFORTS: dict[str, _Effort] = {
+    "fast": _Effort(Settings(steps=()), gain=0.7),
+    "default": _Effort(Settings(steps=(5.0, 4.0)), gain=0.75),
+    "max": _Effort(
+        Settings(steps=(6.0, 4.0, 3.0, 3.0, 3.0, 3.0)), gain=0.99, grouped=True, leading=(4, 8, 16)
+    ),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    predictor: Predictor
+    folded: Bits
+    coded: Coded
+    size: int
+    rank: int | None = None
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether a sparse delta holds the same in fewer bytes of header."""
+        plain = isinstance(self.predictor, Same) and not self.coded.params.get("grouped")
+        return plain and self.coded.coding == "gaps"
+
+
+def same_bits(first: Tensor, second: Tensor) -> bool:
+    """Tells whether two tensors have the same dtype, shape and bits.
+
+    Cost:
+        Memory speed; a change within the first 64 KiB is seen at once.
+    """
+    if first.dtype is not second.dtype or first.shape != second.shape:
+        return False
+    one, other = first.raw(), second.raw()
+    if one[:_PREFIX] != other[:_PREFIX]:
+        return False
+    left, right = _words(one), _words(other)
+    return all(
+        bool(np.array_equal(left[i : i + _COMPARE], right[i : i + _COMPARE]))
+        for i in range(0, left.size, _COMPARE)
+    )
+
+
+def encode_tensor(
+    base: Tensor | None, new: Tensor, *, base_sha256: str = "", effort: str = "default"
+) -> Encoded | None:
+    """Encodes a parameter of a checkpoint against the base.
+
+    Args:
+        base: The base's tensor, or None where the base lacks it.
+        new: The checkpoint's tensor.
+        base_sha256: SHA-256 of the base tensor's bytes, computed if empty.
+        effort: ``fast``, ``default`` or ``max`` (smaller, several times slower).
+
+    Returns:
+        The encoded change, or None if there is none.
+
+    Raises:
+        UsageError: There is no such effort.
+
+    Cost:
+        See ``docs/adr/0004-exact-coding.md`` for sizes and speeds. Memory: the
+        residual, as large as the tensor, and buffers.
+    """
+    if effort not in EFFORTS:
+        raise UsageError(f"'{effort[:20]}' is not an effort", hint="efforts: fast, default, max")
+    finite = new.dtype.arithmetic and new.is_finite()
+    if base is None:
+        return _whole(new, additive=finite)
+    if same_bits(base, new):
+        return None
+    comparable = base.dtype is new.dtype and base.shape == new.shape
+    if not (comparable and finite and base.is_finite()):
+        return _whole(new, additive=False)
+    base_sha256 = base_sha256 or sha256_hex(base.raw())
+    chosen = _choose(base, new, EFFORTS[effort])
+    if chosen.is_sparse:
+        delta = sparse_ordinal(base, chosen.folded, base_sha256)
+    else:
+        delta = finish(chosen.coded, new, base_sha256)
+    return _verified(delta, base, new, chosen)
+
+
+def _whole(new: Tensor, *, additive: bool) -> Encoded:
+    delta = kinds.dense(new) if additive else kinds.replace(new)
+    size = stored_size(delta.streams)
+    return Encoded(delta, size, None, "new" if additive else "replaced")
+
+
+def _choose(base: Tensor, new: Tensor, effort: _Effort) -> _Candidate:
+    """Returns the smallest of the candidates that the effort allows."""
+    plain = _candidate(base, Same(new.dtype), residual(base, new, Same(new.dtype)))
+    best = plain
+    changed = np.count_nonzero(plain.folded) / max(1, new.count)
+    fitted = fit_lowrank(base, new, effort.fit) if changed > 0.05 else None
+    if fitted is not None:
+        found = _candidate(base, fitted, residual(base, new, fitted), fitted.rank)
+        if found.size < effort.gain * plain.size:
+            best = found
+    if best is plain:
+        drift = find_drift(base, new) if changed > 0.5 else None
+        if drift is not None:
+            best = min(best, _candidate(base, drift, residual(base, new, drift)), key=_size)
+        for rank in effort.leading if changed > GAPS_BELOW else ():
+            rough: LowRank | None = fit_leading(base, new, rank)
+            if rough is not None:
+                best = min(best, _candidate(base, rough, residual(base, new, rough)), key=_size)
+    if effort.grouped:
+        coded = code(base, best.predictor, best.folded, grouped=True)
+        size = stored_size(coded.streams) + HEADER_COST
+        if size < best.size:
+            best = _Candidate(best.predictor, best.folded, coded, size, best.rank)
+    return best
+
+
+def _candidate(
+    base: Tensor, predictor: Predictor, folded: Bits, rank: int | None = None
+) -> _Candidate:
+    coded = code(base, predictor, folded)
+    return _Candidate(predictor, folded, coded, stored_size(coded.streams) + HEADER_COST, rank)
+
+
+def _size(candidate: _Candidate) -> int:
+    return candidate.size
+
+
+def _verified(delta: Delta, base: Tensor, new: Tensor, chosen: _Candidate) -> Encoded:
+    """Returns a delta after decoding it to the very bits that it is to hold."""
+    if delta.kind == "sparse":
+        positions, values = decode_sparse(delta, base)
+        bits = base.bits.copy()
+        bits[positions] = values.bits
+        decoded = Tensor(base.dtype, base.shape, bits)
+        what = "sparse"
+    else:
+        decoded = decode_exact(delta, base)
+        what = "exact" if chosen.rank is None else "low-rank + correction"
+    if not same_bits(decoded, new):
+        raise InternalError("an encoded tensor does not decode to what it was made from")
+    return Encoded(delta, chosen.size, chosen.rank, what)
+
+
+def _words(view: memoryview) -> Bits:
+    data = np.frombuffer(view, dtype=np.uint8)
+    aligned = data.size % 8 == 0 and data.ctypes.data % 8 == 0
+    return data.view(np.uint64) if aligned else data

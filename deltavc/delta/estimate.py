@@ -1,0 +1,66 @@
+"""What streams will take up in the store, by samples.
+
+Encoders choose among codings before anything is stored. Byte planes of evenly
+spaced parts go through the same zstd settings as the store's; what is larger
+than a mebibyte is not compressed twice as a whole.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+
+import numpy as np
+import zstandard
+
+from deltavc.delta.kinds import Stream
+
+__all__ = ["stored_size"]
+
+FRAME_COST = 40  # table entry and zstd's own header
+WHOLE_BELOW = 1 << 20
+_PARTS = 8
+_PART_ELEMENTS = 1 << 15
+
+
+class _Coder(threading.local):
+    """zstd contexts may not be shared between threads."""
+
+    def __init__(self) -> None:
+        self.floats = zstandard.ZstdCompressor(
+            compression_params=zstandard.ZstdCompressionParameters(
+                strategy=zstandard.STRATEGY_FAST,
+                min_match=7,
+                hash_log=6,
+                chain_log=6,
+                window_log=17,
+                target_length=0,
+            )
+        )
+
+
+_CODER = _Coder()
+
+
+def stored_size(streams: Iterable[Stream]) -> int:
+    """Returns about the number of bytes that streams take up in the store."""
+    return sum(_stream_size(stream) for stream in streams)
+
+
+def _stream_size(stream: Stream) -> int:
+    width = max(1, stream.planes)
+    data = np.frombuffer(stream.data, dtype=np.uint8)
+    rows = data[: data.size // width * width].reshape(-1, width)
+    if data.size <= WHOLE_BELOW:
+        return min(data.size, _planes_size(rows)) + FRAME_COST
+    starts = np.linspace(0, rows.shape[0] - _PART_ELEMENTS, _PARTS).astype(np.int64)
+    parts = [rows[start : start + _PART_ELEMENTS] for start in starts.tolist()]
+    taken = sum(_planes_size(part) for part in parts)
+    return int(min(1.0, taken / (_PARTS * _PART_ELEMENTS * width)) * data.size) + FRAME_COST
+
+
+def _planes_size(rows: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> int:
+    return sum(
+        len(_CODER.floats.compress(np.ascontiguousarray(rows[:, byte]).data))
+        for byte in range(rows.shape[1])
+    )
