@@ -206,7 +206,7 @@ def remove(repo: Repository, name: str, *, dry_run: bool = False) -> BaseInfo:
     with repo.change("base remove") as change:
         source = _named(repo, name)
         others = [n for n, s in repo.base_names(change.state).items() if s.base == source.base]
-        needed = list(repo.reader().commits_of_base(source.base))
+        needed = repo.reader().commits_of_base(source.base)
         if needed and others == [name]:
             raise Protected(
                 f"base '{name}' is needed by {len(needed)} commits, such as {short(needed[0])}",

@@ -292,7 +292,7 @@ def _match_names(base: OpenBase, checkpoint: Checkpoint) -> tuple[str, list[_Ite
 
 def _files(base: OpenBase, checkpoint: Checkpoint, sink: ObjectSink) -> dict[str, str]:
     """Returns the files that differ from the base's; a lone weights file brings none."""
-    meta = {}
+    meta: dict[str, str] = {}
     if not checkpoint.path.is_dir():
         return meta
     for name, path in checkpoint.files.items():
@@ -357,7 +357,7 @@ def encode_adapter(
         n: (base.checkpoint.entries[n].dtype, base.checkpoint.entries[n].shape)
         for n in base.record.tensors
     }
-    matched = match(adapter, shapes, base.checkpoint.tied)
+    matched = match(adapter, shapes, base.checkpoint.tied, read=base.tensor)
     chosen = options.selection
     start = head if head is not None and (stack or not chosen.everything) else Vector(base.id)
     params: dict[str, Terms] = dict(start.params)
