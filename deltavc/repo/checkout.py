@@ -82,15 +82,22 @@ def checkout(
     state = repo.state()
     commit = resolve(repo, rev, state)
     target = _target(repo, to, form)
+    ours = _refuse_unrecorded(repo, target, force=force)
     if form == "peft":
         from deltavc.repo.export import write_peft
 
         return write_peft(
-            repo, commit, target, base_name=base_name, max_rank=max_rank, rel_error=rel_error,
-            base_path=base_path, force=force, dry_run=dry_run, started=started,
-        )  # fmt: skip
+            repo,
+            commit,
+            target,
+            base_name=base_name,
+            max_rank=max_rank,
+            rel_error=rel_error,
+            base_path=base_path,
+            replace=target.exists(),
+            dry_run=dry_run,
+        )
     version = open_version(repo, commit, base_path=base_path)
-    ours = _refuse_unrecorded(repo, target, force=force)
     plan = version.plan()
     done = _Done(0, 0, [], False)
     if not dry_run:
@@ -134,6 +141,8 @@ def follow_head(repo: Repository) -> tuple[bool, str]:
 
 
 def _target(repo: Repository, to: Path | None, form: str) -> Path:
+    if form not in ("full", "peft"):
+        raise UsageError(f"'{form}' is not a form to write", hint="forms: full, peft")
     if to is not None:
         return to
     if form != "full":
