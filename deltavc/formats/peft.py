@@ -294,12 +294,11 @@ def _is_attachment(path: Path) -> bool:
 def _collect(source: SafetensorsFile | PickledFile, settings: LoraSettings) -> list[AdapterItem]:
     """Sorts the file's tensors by module and makes the items."""
     modules: dict[str, dict[str, Tensor]] = {}
-    patterned: dict[str, str] = {}
     for entry in source.entries:
         split = _split(entry.name)
         if split is None:
             continue
-        module, part, config_name = split
+        module, part = split
         tensor = source.tensor(entry.name)
         _check_numbers(entry.name, tensor)
         parts = modules.setdefault(module, {})
@@ -309,10 +308,9 @@ def _collect(source: SafetensorsFile | PickledFile, settings: LoraSettings) -> l
                 key=shown(entry.name),
             )
         parts[part] = tensor
-        patterned[module] = config_name
     items: list[AdapterItem] = []
     for module, parts in modules.items():
-        items += _items(module, patterned[module], parts, settings)
+        items += _items(module, parts, settings)
     if not items:
         raise UnsupportedFormat(
             "the adapter's file holds no tensors", hint="save it again with PEFT"
@@ -323,8 +321,8 @@ def _collect(source: SafetensorsFile | PickledFile, settings: LoraSettings) -> l
     return items
 
 
-def _split(key: str) -> tuple[str, str, str] | None:
-    """Returns module, part, and the module's name in the config's patterns; None to skip."""
+def _split(key: str) -> tuple[str, str] | None:
+    """Returns module and part; None for what is passed over."""
     if not key.startswith(KEY_PREFIX):
         raise UnsupportedFormat(
             f"the adapter's key '{shown(key)}' does not start with '{KEY_PREFIX}'",
@@ -353,10 +351,16 @@ def _split(key: str) -> tuple[str, str, str] | None:
                 key=shown(key),
             )
         part = f"whole {part}"
+    if known and "base_layer" in path:
+        # torch's MultiheadAttention: PEFT 0.21 adds the output projection's
+        # delta twice, in forward and in its merge, and others may add it once.
+        raise UnsupportedFormat(
+            f"the adapter's key '{shown(key)}' lies in another adapted layer",
+            hint="leave MultiheadAttention out of target_modules, or merge with PEFT first",
+            key=shown(key),
+        )
     # PEFT wraps modules; the base knows nothing of the wrappers.
-    module = ".".join(name for name in path if name not in ("base_layer", "modules_to_save"))
-    outer = path[: path.index("base_layer")] if "base_layer" in path else path
-    return module, part, ".".join(outer)
+    return ".".join(n for n in path if n not in ("base_layer", "modules_to_save")), part
 
 
 def _check_numbers(key: str, tensor: Tensor) -> None:
@@ -366,9 +370,7 @@ def _check_numbers(key: str, tensor: Tensor) -> None:
         )
 
 
-def _items(
-    module: str, config_name: str, parts: dict[str, Tensor], settings: LoraSettings
-) -> list[AdapterItem]:
+def _items(module: str, parts: dict[str, Tensor], settings: LoraSettings) -> list[AdapterItem]:
     """Makes the items of one module."""
     items: list[AdapterItem] = []
     for a, b in (("a", "b"), ("embedding_a", "embedding_b")):
@@ -378,9 +380,7 @@ def _items(
             )
         if a in parts:
             embedding = a == "embedding_a"
-            items.append(
-                _factors(module, config_name, parts[a], parts[b], settings, embedding=embedding)
-            )
+            items.append(_factors(module, parts[a], parts[b], settings, embedding=embedding))
     if len(items) > 1:
         raise UnsafeFile(
             f"the adapter has '{shown(module)}' both as embedding and as linear layer",
@@ -399,13 +399,7 @@ def _items(
 
 
 def _factors(
-    module: str,
-    config_name: str,
-    a: Tensor,
-    b: Tensor,
-    settings: LoraSettings,
-    *,
-    embedding: bool,
+    module: str, a: Tensor, b: Tensor, settings: LoraSettings, *, embedding: bool
 ) -> Factors:
     shapes = f"A {a.shape} and B {b.shape} of '{shown(module)}'"
     if not (a.dtype.arithmetic and b.dtype.arithmetic):
@@ -425,7 +419,7 @@ def _factors(
         )
     if b.shape[1] != rank:
         raise ShapeMismatch(f"{shapes} have no common rank", module=shown(module))
-    said = settings.rank_of(config_name)
+    said = settings.rank_of(module)
     if rank != said:
         raise ShapeMismatch(
             f"'{shown(module)}' has rank {rank}, and the adapter's config says {said}",
@@ -435,7 +429,7 @@ def _factors(
             found=rank,
         )
     layer = "embedding" if embedding else "linear" if len(a.shape) == 2 else "conv"
-    return Factors(module, "weight", b, a, settings.scale_of(config_name, rank), layer)
+    return Factors(module, "weight", b, a, settings.scale_of(module, rank), layer)
 
 
 def _rows(module: str, values: Tensor, settings: LoraSettings) -> Rows:

@@ -131,16 +131,8 @@ class _Base:
 
     def find(self, name: str) -> str | None:
         """Returns the tensor that a name stands for."""
-        for candidate in (name, _packed(name)):
-            found = self.tied.get(candidate, candidate)
-            if found in self.entries:
-                return found
-        return None
-
-
-def _packed(name: str) -> str:
-    """Returns what torch's attention calls the weight of its three input projections."""
-    return name.removesuffix("weight") + "in_proj_weight" if name.endswith(".weight") else name
+        found = self.tied.get(name, name)
+        return found if found in self.entries else None
 
 
 @dataclass(frozen=True)
@@ -206,10 +198,9 @@ def _other_schemes(base: _Base, items: Sequence[AdapterItem]) -> list[_Scheme]:
     drops = [".".join(parts[:i]) + "." for i in range(1, len(parts))]
     schemes = [_Scheme(base, drop=d) for d in drops if base.find(pivot.removeprefix(d))]
     for name in (*base.entries, *base.tied):
-        for wanted in (pivot, _packed(pivot)):
-            if name.endswith("." + wanted) and len(schemes) < MAX_CANDIDATES:
-                schemes.append(_Scheme(base, add=name.removesuffix(wanted)))
-    return list(dict.fromkeys(schemes))
+        if name.endswith("." + pivot) and len(schemes) < MAX_CANDIDATES:
+            schemes.append(_Scheme(base, add=name.removesuffix(pivot)))
+    return schemes
 
 
 def _score(base: _Base, scheme: _Scheme, items: Sequence[AdapterItem]) -> tuple[int, int]:
