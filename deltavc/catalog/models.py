@@ -136,6 +136,7 @@ class CommitRecord(Record):
         CheckConstraint("generation > 0", name="generation"),
         CheckConstraint("exact IN (0, 1)", name="exact"),
         CheckConstraint("length(id) = 64", name="id"),
+        Index(None, "base"),
         STRICT,
     )
 

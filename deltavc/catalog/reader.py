@@ -24,7 +24,7 @@ from deltavc.catalog.rows import (
     TagRow,
 )
 from deltavc.errors import UnknownRevision
-from deltavc.ids import CommitId, EventHash, ObjectId, short
+from deltavc.ids import BaseId, CommitId, EventHash, ObjectId, short
 
 __all__ = ["CatalogReader"]
 
@@ -34,6 +34,9 @@ _COMMIT = (
     "SELECT key, id, manifest, base, author, time, message, tool, generation, branch, source,"
     " run, exact, max_error, params, stored_bytes, event_number FROM commits"
 )
+_LISTED = "(SELECT value FROM json_each(?))"  # a list of any length as one bound value
+_COMMITS_BY_ID = f"{_COMMIT} WHERE id IN {_LISTED}"
+_COMMITS_BY_KEY = f"{_COMMIT} WHERE key IN {_LISTED}"
 _EVENT = (
     "SELECT number, hash, time, actor, command, summary, tool, reason, undoes, redoes,"
     " objects, detail FROM events"
@@ -136,9 +139,7 @@ class CatalogReader:
 
     def commits(self, ids: Iterable[CommitId]) -> dict[CommitId, CommitRow]:
         """Returns commits by id; those that the catalog does not hold are left out."""
-        rows = self._db.rows(
-            f"{_COMMIT} WHERE id IN (SELECT value FROM json_each(?))", json.dumps(list(ids))
-        )
+        rows = self._db.rows(_COMMITS_BY_ID, json.dumps(list(ids)))
         return {commit.id: commit for commit in self._commit_rows(rows)}
 
     def find_prefix(self, prefix: str, *, limit: int = 100) -> list[CommitId]:
@@ -168,9 +169,7 @@ class CatalogReader:
         keys = islice(self._walk(starts, exclude), limit)
         size = _FIRST_BATCH  # those who ask may stop soon, or go on to the end
         while batch := list(islice(keys, size)):
-            rows = self._db.rows(
-                f"{_COMMIT} WHERE key IN (SELECT value FROM json_each(?))", json.dumps(batch)
-            )
+            rows = self._db.rows(_COMMITS_BY_KEY, json.dumps(batch))
             rows.sort(key=itemgetter(0), reverse=True)
             yield from self._commit_rows(rows)
             size = min(2 * size, _LARGEST_BATCH)
@@ -184,7 +183,8 @@ class CatalogReader:
             yield from (
                 row[0]
                 for row in self._db.rows(
-                    "SELECT id FROM commits WHERE key IN (SELECT value FROM json_each(?)) ORDER BY key DESC",
+                    "SELECT id FROM commits WHERE key IN (SELECT value FROM json_each(?))"
+                    " ORDER BY key DESC",
                     json.dumps(batch),
                 )
             )
@@ -227,6 +227,17 @@ class CatalogReader:
                 "SELECT name, value FROM labels WHERE commit_key = ? ORDER BY name", self._key(oid)
             )
         )
+
+    def commits_of_base(self, base: BaseId, *, limit: int | None = None) -> list[CommitId]:
+        """Returns the ids of the commits that stand on a base, newest first, up to a limit."""
+        return [
+            row[0]
+            for row in self._db.rows(
+                "SELECT id FROM commits WHERE base = ? ORDER BY key DESC LIMIT ?",
+                base,
+                -1 if limit is None else limit,
+            )
+        ]
 
     # measurements ---------------------------------------------------------
 
@@ -343,7 +354,8 @@ class CatalogReader:
         parents: dict[int, list[CommitId]] = {}
         for child, parent in self._db.rows(
             "SELECT p.child_key, c.id FROM parents p JOIN commits c ON c.key = p.parent_key"
-            " WHERE p.child_key IN (SELECT value FROM json_each(?)) ORDER BY p.child_key, p.position",
+            " WHERE p.child_key IN (SELECT value FROM json_each(?))"
+            " ORDER BY p.child_key, p.position",
             json.dumps([row[0] for row in rows]),
         ):
             parents.setdefault(child, []).append(parent)

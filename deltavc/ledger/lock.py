@@ -91,6 +91,7 @@ class RepositoryLock:
         self._key = None
         with contextlib.suppress(OSError):
             os.ftruncate(handle, 0)
+        fcntl.flock(handle, fcntl.LOCK_UN)  # also where a forked child still has the handle
         os.close(handle)
 
     def _open(self) -> int:

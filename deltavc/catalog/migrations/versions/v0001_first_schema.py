@@ -123,6 +123,7 @@ def _commits() -> None:
         ),
         **STRICT,
     )
+    op.create_index(op.f("ix_commits_base"), "commits", ["base"])
     op.create_table(
         "parents",
         sa.Column("child_key", BIG, nullable=False),
