@@ -13,9 +13,7 @@ writing) happens outside the interpreter lock.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import mmap
 import os
 import stat
 import threading
@@ -126,24 +124,12 @@ class Sink:
 
     Args:
         path: Its path, for messages.
-        fd: Its descriptor, open for reading and writing; stays the caller's.
-        mapped: Map the file and compute straight into it. Right for a file
-            whose pages are there: no copy, and no lock of the inode.
+        fd: Its descriptor, open for writing; stays the caller's.
     """
 
-    def __init__(self, path: Path, fd: int, *, mapped: bool = False) -> None:
+    def __init__(self, path: Path, fd: int) -> None:
         self.path = path
         self.fd = fd
-        self._bytes: NDArray[np.uint8] | None = None
-        if mapped:
-            size = os.fstat(fd).st_size
-            with contextlib.suppress(OSError):
-                os.posix_fallocate(fd, 0, size)  # a hole could end in SIGBUS on a full disk
-            self._bytes = np.frombuffer(mmap.mmap(fd, 0), dtype=np.uint8)
-
-    def window(self, offset: int, nbytes: int) -> NDArray[np.uint8] | None:
-        """Returns the file's own bytes to compute into, when it is mapped."""
-        return None if self._bytes is None else self._bytes[offset : offset + nbytes]
 
     def write(self, offset: int, data: memoryview) -> None:
         """Writes bytes at an offset.
@@ -161,10 +147,6 @@ class Sink:
                 at += os.pwrite(self.fd, data[at : at + PIECE], offset + at)
         except OSError as error:
             raise unwritable(self.path, error) from error
-
-    def close(self) -> None:
-        """Lets go of the mapping."""
-        self._bytes = None
 
 
 @dataclass(frozen=True)
@@ -345,6 +327,7 @@ class _Schedule:
 
     def _copy(self, run: Run) -> Task:
         def task(_buffer: NDArray[np.uint8]) -> int:
+            self._sources.open(run.source.path)  # nothing is touched when the source is gone
             self._work.touched = True
             copy_range(self._sources, run)
             return run.source.nbytes
@@ -392,15 +375,10 @@ def compute_block(item: Computed, index: int, buffer: NDArray[np.uint8]) -> int:
     stop = min(source.rows, start + rows)
     nbytes = (stop - start) * item.row_bytes
     offset = item.offset + start * item.row_bytes
-    out = item.sink.window(offset, nbytes)
-    if out is None or offset % item.tensor.dtype.size:  # NumPy and torch want aligned elements
-        out = buffer[:nbytes] if nbytes <= buffer.size else np.empty(nbytes, dtype=np.uint8)
-        source.compute(start, stop, out.view(item.tensor.dtype.bits))
-        item.sums[index] = fast64(out.data)
-        item.sink.write(offset, out.data)
-    else:
-        source.compute(start, stop, out.view(item.tensor.dtype.bits))
-        item.sums[index] = fast64(out.data)
+    out = buffer[:nbytes] if nbytes <= buffer.size else np.empty(nbytes, dtype=np.uint8)
+    source.compute(start, stop, out.view(item.tensor.dtype.bits))
+    item.sums[index] = fast64(out.data)
+    item.sink.write(offset, out.data)
     return nbytes
 
 
