@@ -71,7 +71,11 @@ class Convolutions(torch.nn.Module):
 def trained(model, **config):
     """Returns a PEFT model in float64 whose adapter weights are all random."""
     torch.manual_seed(7)
-    model = peft.get_peft_model(model.float(), peft.LoraConfig(**config)).double()
+    settings = peft.LoraConfig(**config)
+    if config.get("init_lora_weights") == "mica":  # cannot be started in float64
+        model = peft.get_peft_model(model.float(), settings).double()
+    else:
+        model = peft.get_peft_model(model.double(), settings)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.requires_grad or "lora_" in name:
