@@ -5,7 +5,7 @@ cancel exactly and a zero coefficient leaves the map, so taking something away
 gives back precisely what was there before. What is not a parameter (files,
 removed tensors, the name prefix, attachments) has no sum; it follows the
 three-way rule: changed on one side, take that side; changed differently on
-both, a conflict.
+both, a conflict (but for attachments, which only tell where a version came from).
 
 Nothing here looks at a tensor.
 """
@@ -178,7 +178,7 @@ def shift(head: Vector, before: Vector, after: Vector) -> Vector:
 
     Raises:
         BaseMismatch: The three do not stand on one base.
-        MergeConflict: A file, removed tensor, prefix or attachment changed
+        MergeConflict: A file, shape, removed tensor or prefix changed
             differently on both sides.
     """
     for other in (before, after):
@@ -213,6 +213,8 @@ def _three_way(
             chosen = mine
         elif mine == old:
             chosen = new
+        elif key.startswith(ATTACHMENT):
+            chosen = mine  # provenance, not part of what the model is: HEAD's own stays
         else:
             conflicts.append(key)
             continue
