@@ -12,9 +12,9 @@ import sys
 import time
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from deltavc.cli.output import Manners, Output
+from deltavc.cli.output import TABLE_FORMATS, Manners, Output
 from deltavc.errors import NotARepository, UsageError
 
 if TYPE_CHECKING:
@@ -63,40 +63,42 @@ def _flag(environ: Mapping[str, str], name: str) -> bool:
     return environ.get(name, "") not in ("", "0", "false")
 
 
-def make_output(invocation: Invocation, settings: Settings | None) -> Output:
+def make_output(
+    invocation: Invocation, settings: Settings | None, *, tabular: bool = False
+) -> Output:
     """Makes the sink of a run.
 
     Args:
         invocation: The global options.
         settings: The settings; None where they are not read: help, version, completion, and
             what fails before a verb runs. The environment then decides alone.
+        tabular: Whether the answer is a table, which has more formats.
 
     Returns:
         The sink.
     """
-    from deltavc.cli.pager import pager_command
-    from deltavc.cli.settings import Settings
     from deltavc.cli.terminal import wants_color
 
     environ = os.environ
     stdout, stderr, stdin = (stream or _nowhere() for stream in (sys.stdout, sys.stderr, sys.stdin))
-    get = (settings or Settings()).get
+    get = _nothing if settings is None else settings.get
     wanted = invocation.expected_format
     if wanted is None:
         # A default that a verb cannot give falls back; only --format is refused for that.
         wanted = get("ui.format") if settings is not None else environ.get("DELTAVC_FORMAT")
-        wanted = wanted if wanted in ("json", "jsonl") else "human"
+        possible = ("json", "jsonl", *(TABLE_FORMATS if tabular else ()))
+        wanted = wanted if wanted in possible else "human"
     is_terminal = stdout.isatty()
     color = invocation.color or (get("ui.color") if get("ui.color") != "auto" else None)
     hints = settings.wants_hint if settings is not None else _hints_by(environ)
     paged = is_terminal and not invocation.no_pager and environ.get("TERM") != "dumb"
     manners = Manners(
-        format="human" if wanted == "auto" else wanted,
+        format="human" if wanted in (None, "auto") else str(wanted),
         quiet=invocation.quiet,
         verbose=invocation.verbose,
         color=wants_color(color, environ, is_terminal),
         color_stderr=wants_color(color, environ, stderr.isatty()),
-        pager=pager_command(get("ui.pager"), environ) if paged else None,
+        pager=_pager(get("ui.pager"), environ) if paged else None,
         progress=get("ui.progress") or "auto",
         plain_progress=_flag(environ, "CI"),
         ask=not invocation.no_input and not _flag(environ, "DELTAVC_NO_INPUT") and stdin.isatty(),
@@ -112,6 +114,16 @@ def _hints_by(environ: Mapping[str, str]) -> Callable[[str], bool]:
     return lambda _name: wanted
 
 
+def _nothing(_key: str) -> Any:
+    return None
+
+
+def _pager(setting: str | None, environ: Mapping[str, str]) -> list[str] | None:
+    from deltavc.cli.pager import pager_command
+
+    return pager_command(setting, environ)
+
+
 def _nowhere() -> TextIO:
     """Stands in for a standard stream that was closed before the program began."""
     return Path(os.devnull).open("r+", encoding="utf-8")
@@ -120,40 +132,34 @@ def _nowhere() -> TextIO:
 class Context:
     """What a verb has at hand.
 
+    Args:
+        invocation: The global options.
+        verb: The verb that is about to run.
+
+    Raises:
+        UsageError: A settings file, a variable or an override is wrong.
+
     Attributes:
         out: The sink of the answer.
-        settings: The settings.
         at_op: The operation of ``--at-op``; None for now.
     """
 
-    def __init__(self, invocation: Invocation, verb: Verb, settings: Settings) -> None:
+    def __init__(self, invocation: Invocation, verb: Verb) -> None:
         self.invocation = invocation
         self.verb = verb
-        self.settings = settings
         self.at_op = invocation.at_op
-        self.out = invocation.output = make_output(invocation, None if verb.light else settings)
-        for text in settings.unknown:
-            self.out.warn(text)
+        self._repository: Repository | None = None
+        self.out = invocation.output = make_output(
+            invocation, None if verb.light else self.settings, tabular=verb.tabular
+        )
+        if not verb.light:
+            for text in self.settings.unknown:
+                self.out.warn(text)
 
-    @classmethod
-    def from_invocation(cls, invocation: Invocation, verb: Verb) -> Context:
-        """Reads the surroundings for a verb.
-
-        Args:
-            invocation: The global options.
-            verb: The verb that is about to run.
-
-        Returns:
-            The context.
-
-        Raises:
-            UsageError: A settings file, a variable or an override is wrong.
-        """
-        from deltavc.cli import settings
-
-        if verb.light:
-            return cls(invocation, verb, settings.Settings())
-        return cls(invocation, verb, read_settings(invocation))
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings of the run."""
+        return read_settings(self.invocation)
 
     @property
     def directory(self) -> Path:
@@ -188,10 +194,24 @@ class Context:
         Raises:
             NotARepository: There is none.
             FormatTooNew: A newer deltavc wrote it.
+            UsageError: ``--at-op`` was given.
         """
         from deltavc.repo.repository import Repository
 
-        return Repository.open(self.start, self.session())
+        if self.at_op is not None:
+            # Answering as of now would be worse than not answering.
+            raise UsageError(
+                f"'{self.invocation.verb}' cannot look at an earlier operation yet",
+                hint=f"see what it was: deltavc op show {self.at_op}",
+            )
+        self._repository = Repository.open(self.start, self.session())
+        return self._repository
+
+    def pass_warnings(self) -> None:
+        """Tells what the library warned of; the frame calls it when the verb is done."""
+        if self._repository is not None:
+            for text in dict.fromkeys(self._repository.warnings):
+                self.out.warn(text)
 
     def session(self) -> Session:
         """Returns the surroundings as the library wants them.

@@ -13,10 +13,9 @@ import click
 from deltavc.errors import DeltavcError, InternalError, RepositoryUnwritable
 from deltavc.errors import UsageError as LibraryUsageError
 
-__all__ = ["INTERRUPTED", "READER_GONE", "Failure", "describe"]
+__all__ = ["INTERRUPTED", "Failure", "describe"]
 
 INTERRUPTED = 130
-READER_GONE = 141
 
 _UNWRITABLE = {
     errno.ENOSPC: "the disk is full",
@@ -116,7 +115,7 @@ def _from_click(error: click.ClickException, argv: Sequence[str]) -> Failure:
     elif isinstance(error, click.NoSuchOption):
         message = f"no such option '{error.option_name}'"
         if error.possibilities:
-            hint = "did you mean: " + ", ".join(error.possibilities)
+            hint = "did you mean: " + error.possibilities[0]
     else:
         message = " ".join(error.format_message().split()).removesuffix(".")
         message = message[:1].lower() + message[1:]

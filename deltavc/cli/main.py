@@ -10,13 +10,13 @@ from typing import NoReturn
 
 import click
 
-from deltavc.cli.failures import READER_GONE, describe
 from deltavc.cli.invocation import Invocation, Shortcut
 from deltavc.cli.output import Output
 from deltavc.cli.root import ROOT
 
 __all__ = ["main", "run"]
 
+READER_GONE = 141
 COMPLETION_VARIABLE = "_DELTAVC_COMPLETE"
 
 
@@ -101,6 +101,8 @@ def _failed(invocation: Invocation, error: BaseException) -> int:
         import traceback
 
         traceback.print_exception(error)
+    from deltavc.cli.failures import describe
+
     failure = describe(error, invocation.argv, invocation.verb)
     output = invocation.output or _output(invocation)
     try:

@@ -18,12 +18,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from deltavc.cli import terminal, units
-from deltavc.cli.failures import Failure
 from deltavc.errors import ApprovalMissing, InternalError
 from deltavc.ids import short
+
+if TYPE_CHECKING:
+    from deltavc.cli.failures import Failure
 
 __all__ = ["FORMATS", "Manners", "Output"]
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import shutil
-import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import chain, islice
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import subprocess
 
 __all__ = ["DEFAULT_PAGER", "page", "pager_command"]
 
@@ -24,6 +25,9 @@ def pager_command(setting: str | None, environ: Mapping[str, str]) -> list[str] 
     Returns:
         The command in words; None when it is empty, ``cat``, or not installed.
     """
+    import shlex
+    import shutil
+
     text = environ.get("DELTAVC_PAGER")
     if text is None:
         text = setting
@@ -62,6 +66,8 @@ def page(
 
 
 def _feed(lines: Iterator[str], command: list[str], write: Callable[[str], object]) -> None:
+    import subprocess
+
     try:
         process = subprocess.Popen(command, stdin=subprocess.PIPE)  # noqa: S603 (the reader's own)
     except OSError:

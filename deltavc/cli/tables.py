@@ -175,8 +175,11 @@ def delimited(columns: Sequence[Column], rows: Iterable[Row], delimiter: str) ->
             yield "\t".join(render(cell, color=False, one_line=True) for cell in cells)
             continue
         line = io.StringIO()
-        csv.writer(line, lineterminator="").writerow([render(cell, color=False) for cell in cells])
-        yield line.getvalue()
+        # The terminator has to be a newline: before Python 3.13 only its characters are quoted.
+        csv.writer(line, lineterminator="\n").writerow(
+            [render(cell, color=False) for cell in cells]
+        )
+        yield line.getvalue().removesuffix("\n")
 
 
 def markdown_lines(columns: Sequence[Column], rows: Iterable[Row], *, now: int) -> Iterator[str]:

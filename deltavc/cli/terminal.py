@@ -96,31 +96,28 @@ def visible_width(text: str) -> int:
     return width
 
 
-def cut(text: str, width: int, *, ellipsis: str = "…") -> str:
+def cut(text: str, width: int) -> str:
     """Shortens a text to a number of columns; marks are kept, so that colour still ends.
 
     Args:
         text: One line.
         width: Columns to keep, at least 1.
-        ellipsis: What stands for the rest.
 
     Returns:
-        The text, or its beginning with the ellipsis.
+        The text, or its beginning with an ellipsis.
     """
     if visible_width(text) <= width:
         return text
-    room, kept = width - len(ellipsis), ""
+    room, kept, is_full = width - 1, "", False
     for char in text:
-        is_mark = _FIRST_MARK <= ord(char) <= _END_MARK
-        taken = 0 if is_mark else visible_width(char)
-        if taken > room:
-            room = -1
-        if is_mark or taken <= room:
+        if _FIRST_MARK <= ord(char) <= _END_MARK:
+            kept += char
+        elif not is_full and (taken := visible_width(char)) <= room:
             kept += char
             room -= taken
-        elif room == -1:
-            kept += ellipsis
-            room = -2
+        elif not is_full:
+            kept += "…"
+            is_full = True
     return kept
 
 

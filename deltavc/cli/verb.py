@@ -25,6 +25,11 @@ class Argument(click.Argument):
         super().__init__(*args, **attributes)
         self.about = about
 
+    def make_metavar(self, ctx: click.Context) -> str:
+        """Returns the argument's name as the help and the errors write it."""
+        del ctx
+        return self.spelling().strip("[]")
+
     def spelling(self) -> str:
         """Returns the argument as the usage line writes it: ``REV...``, ``[NAME]``."""
         name = (self.metavar or self.name or "").upper() + ("..." if self.nargs == -1 else "")
@@ -148,9 +153,10 @@ class Verb(_Framed):
             raise click.UsageError(
                 f"'{invocation.verb}' changes the repository, so it cannot run with --at-op", ctx
             )
-        context = Context.from_invocation(invocation, self)
+        context = Context(invocation, self)
         assert self.callback is not None
         code = self.callback(context, **ctx.params)
+        context.pass_warnings()
         return 0 if code is None else int(code)
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
