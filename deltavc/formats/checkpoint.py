@@ -18,7 +18,7 @@ import numpy as np
 
 from deltavc.delta.tensor import Tensor
 from deltavc.errors import UnsafeFile, UnsupportedFormat
-from deltavc.formats.files import MAX_FILE_BYTES, list_folder, read_small, shown
+from deltavc.formats.files import MAX_FILE_BYTES, kind_of, list_folder, read_small, shown
 from deltavc.formats.pickles import PICKLE_SUFFIXES, PickledFile, is_pickle, refuse_pickle
 from deltavc.formats.safetensors import SafetensorsFile, TensorEntry
 from deltavc.formats.ties import find_ties
@@ -179,7 +179,7 @@ def open_checkpoint(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
         MissingExtra: The installed torch is too old to read pickles safely.
     """
     path = Path(path)
-    if not path.is_dir():
+    if kind_of(path) != "folder":
         return Checkpoint(path, _open_all([path], allow_pickle=allow_pickle), {}, {})
     listing = list_folder(path)
     weights, expected = _weights(path, listing.files, allow_pickle=allow_pickle)

@@ -19,7 +19,15 @@ from typing import BinaryIO
 
 from deltavc.errors import InputError, UnsafeFile, UnsupportedFormat
 
-__all__ = ["Listing", "check_tensor_name", "list_folder", "open_regular", "read_small", "shown"]
+__all__ = [
+    "Listing",
+    "check_tensor_name",
+    "kind_of",
+    "list_folder",
+    "open_regular",
+    "read_small",
+    "shown",
+]
 
 MAX_SHOWN = 100
 MAX_TENSOR_NAME = 512
@@ -63,6 +71,20 @@ def check_tensor_name(name: str, what: str) -> str:
 def _has_control(text: str) -> bool:
     """Tells whether text holds C0 or C1 controls, DEL, NUL or lone surrogates."""
     return any(c < " " or "\x7f" <= c <= "\x9f" or "\ud800" <= c <= "\udfff" for c in text)
+
+
+def kind_of(path: Path) -> str | None:
+    """Returns what a path leads to: ``file``, ``folder`` or ``other``; None for nothing.
+
+    What cannot be looked at (no permission, a name too long) counts as nothing.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return None
+    if stat.S_ISREG(mode):
+        return "file"
+    return "folder" if stat.S_ISDIR(mode) else "other"
 
 
 @contextmanager

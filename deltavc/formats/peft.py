@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from deltavc.delta.kinds import Delta, lowrank, replace_rows
 from deltavc.delta.tensor import Tensor
 from deltavc.errors import NonFiniteTensor, ShapeMismatch, UnsafeFile, UnsupportedFormat
-from deltavc.formats.files import read_small, shown
+from deltavc.formats.files import kind_of, read_small, shown
 from deltavc.formats.peft_config import LoraSettings, read_settings
 from deltavc.formats.pickles import PickledFile, refuse_pickle
 from deltavc.formats.safetensors import SafetensorsFile
@@ -225,10 +225,7 @@ class Adapter:
 
 def is_adapter(path: Path) -> bool:
     """Tells whether a path is a folder with an adapter's config."""
-    try:
-        return (Path(path) / CONFIG).exists()
-    except (OSError, ValueError):
-        return False
+    return kind_of(Path(path) / CONFIG) is not None
 
 
 def open_adapter(path: Path, *, allow_pickle: bool = False) -> Adapter:
@@ -274,9 +271,9 @@ def open_adapter(path: Path, *, allow_pickle: bool = False) -> Adapter:
 
 
 def _open_weights(path: Path, *, allow_pickle: bool) -> SafetensorsFile | PickledFile:
-    if (path / WEIGHTS).exists():
+    if kind_of(path / WEIGHTS) is not None:
         return SafetensorsFile(path / WEIGHTS)
-    if not (path / PICKLED_WEIGHTS).exists():
+    if kind_of(path / PICKLED_WEIGHTS) is None:
         raise UnsupportedFormat(
             f"there is no {WEIGHTS} in '{shown(path)}'",
             hint="save the adapter again with PEFT's save_pretrained",
@@ -288,7 +285,7 @@ def _open_weights(path: Path, *, allow_pickle: bool) -> SafetensorsFile | Pickle
 
 
 def _is_attachment(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size <= MAX_ATTACHMENT
+    return kind_of(path) == "file" and path.stat().st_size <= MAX_ATTACHMENT
 
 
 def _collect(source: SafetensorsFile | PickledFile, settings: LoraSettings) -> list[AdapterItem]:
