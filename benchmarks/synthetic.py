@@ -39,6 +39,8 @@ __all__ = [
 _PIECE = 1 << 20  # elements made at once: 4 MB of float32, near the size of a core's cache
 _WRITE = 256 << 10  # larger writes are far slower where a hypervisor takes freed memory back
 _DTYPES = {"BF16": ("<u2", "bfloat16"), "F16": ("<f2", "float16"), "F32": ("<f4", "float32")}
+_SPREAD = 0.02  # standard deviation of the weights
+_DELTA = 0.02  # norm of an adapter's delta over that of the weights
 _VERSION = 1  # of the values made here; part of the names in the cache
 _HEAD_WIDTH = 64
 
@@ -144,7 +146,7 @@ def model(shape: Shape = LLAMA_1B, *, seed: int = 0, cache: Path = CACHE) -> Pat
         if folder is not None:
             shapes = shape.tensors()
             pieces = (
-                _weights(name, size, shape.dtype, seed, spread=0.02)
+                _weights(name, size, shape.dtype, seed, spread=_SPREAD)
                 for name, size in shapes.items()
             )
             dtypes = dict.fromkeys(shapes, shape.dtype)
@@ -176,7 +178,7 @@ def adapter(
 ) -> Path:
     """Returns a PEFT LoRA folder with random factors, neither of them zero.
 
-    A is drawn as PEFT does; B so that the delta has about 2 % of the weights' norm.
+    A is as wide as PEFT draws it; B so that the delta has 2 % of the weights' norm.
 
     Args:
         shape: The model it is for.
@@ -199,6 +201,7 @@ def adapter(
         "names": layers,
         "seed": seed,
         "changed": sorted(other),
+        "delta": _DELTA,
     }
     target = _named(cache, "adapter", shape, recipe)
     with built(target) as folder:
@@ -208,9 +211,11 @@ def adapter(
             for name in layers:
                 rows, columns = shape.linear()[name]
                 own = seed + (name in other)
+                a_spread = 1 / math.sqrt(3 * columns)
+                b_spread = _DELTA * _SPREAD / (2 * math.sqrt(rank) * a_spread)
                 for factor, size, spread in (
-                    ("lora_A", (rank, columns), 1 / math.sqrt(3 * columns)),
-                    ("lora_B", (rows, rank), 0.004),
+                    ("lora_A", (rank, columns), a_spread),
+                    ("lora_B", (rows, rank), b_spread),
                 ):
                     key = f"base_model.model.{name}.{factor}.weight"
                     shapes[key] = size

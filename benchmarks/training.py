@@ -36,6 +36,8 @@ from benchmarks.classifier import (
 from benchmarks.tasks import Task, load_task
 
 __all__ = [
+    "ATTENTION",
+    "EVERY_MATRIX",
     "Score",
     "Trained",
     "bf16_base",
@@ -127,9 +129,12 @@ def train_lora(
 
     Returns:
         The adaptation; its folder is what ``save_pretrained`` wrote.
-    """
-    from peft import LoraConfig, get_peft_model
 
+    Raises:
+        ValueError: No head is to be trained, and there is none to start from.
+    """
+    if head is None and not start_from:
+        raise ValueError("without a head of its own an adapter needs one to start from")
     recipe = {
         "base": _weights_digest(base),
         "rank": rank,
@@ -143,20 +148,12 @@ def train_lora(
         if folder is not None:
             with reproducible(task.seed):
                 model = _merged(Classifier(load_encoder(base)), start_from)
-                known = head if head is not None else model.heads()[-1]
                 train, test = load_task(task)
                 batches = Batches(base)
-                if not model.uses(known, len(task.classes)):
-                    model.add_head(known, class_means(model, batches, train))
-                saved = [known] if head is not None else None
-                config = LoraConfig(
-                    r=rank,
-                    lora_alpha=2 * rank,
-                    lora_dropout=0.05,
-                    target_modules=list(targets),
-                    modules_to_save=saved,
-                )
-                tuned: Any = get_peft_model(model, config)
+                in_use = head if head is not None else model.heads()[-1]
+                if not model.uses(in_use, len(task.classes)):
+                    model.add_head(in_use, class_means(model, batches, train))
+                tuned = _with_lora(model, rank, targets, head)
                 seconds = fit(tuned, batches, train, epochs, rate, rate, task.seed)
                 score = Score(measure(tuned, batches, test), len(test), trained_head=True)
                 tuned.save_pretrained(folder / "adapter", save_embedding_layers=False)
@@ -320,6 +317,19 @@ def _merged(model: Classifier, adapters: Sequence[Path]) -> Classifier:
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     return model
+
+
+def _with_lora(model: Classifier, rank: int, targets: Sequence[str], head: str | None) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        lora_dropout=0.05,
+        target_modules=list(targets),
+        modules_to_save=None if head is None else [head],
+    )
+    return get_peft_model(model, config)
 
 
 def _write_checkpoint(
