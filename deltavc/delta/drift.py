@@ -19,11 +19,11 @@ from deltavc.delta.tensor import Bits, Tensor
 __all__ = ["find_drift"]
 
 TABLE_BITS = 11
-PROBE_BITS = 8
+PROBE_BITS = 6
 MIN_ELEMENTS = 1 << 16
 WORTH = 1.0  # bits a weight that a table must save on a sample
-_PARTS = 8
-_PROBE = 1 << 15
+_CLIP = 1 << 46  # moves and table index share 64 bits, which sort 10 times faster than pairs
+_PROBE = 1 << 13
 _LEARN = 1 << 19
 
 
@@ -55,14 +55,14 @@ def _fit(base: Tensor, new: Tensor, count: int, bits: int) -> Drift:
     before, after = base.bits[where], new.bits[where]
     signed = np.dtype(f"<i{base.dtype.size}")
     moves = (ordinals(after) - ordinals(before)).view(signed).astype(np.int64)
-    moves = np.where(before.view(signed) < 0, -moves, moves)
+    moves = np.where(before.view(signed) < 0, -moves, moves).clip(-_CLIP, _CLIP)
     empty = Drift(base.dtype, np.zeros(1 << bits, dtype=base.dtype.bits))
     index = empty.index(before).astype(np.int64)
-    order = np.lexsort((moves, index))
+    ordered = np.sort((index << 48) + (moves + _CLIP))
     ends = np.cumsum(np.bincount(index, minlength=1 << bits))
     starts = np.concatenate(([0], ends[:-1]))
-    middles = np.minimum((starts + ends) // 2, order.size - 1)
-    medians = np.where(ends > starts, moves[order[middles]], 0)
+    middles = np.minimum((starts + ends) // 2, ordered.size - 1)
+    medians = np.where(ends > starts, (ordered[middles] & ((1 << 48) - 1)) - _CLIP, 0)
     return Drift(base.dtype, medians.astype(signed).view(base.dtype.bits))
 
 

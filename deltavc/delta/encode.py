@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deltavc.codec.digest import sha256_hex
 from deltavc.delta import kinds
@@ -19,6 +20,7 @@ from deltavc.delta.estimate import stored_size
 from deltavc.delta.exact import GAPS_BELOW, Coded, code, decode_exact, finish, residual
 from deltavc.delta.kinds import Delta
 from deltavc.delta.lowrank_fit import Settings, fit_leading, fit_lowrank
+from deltavc.delta.ordinals import all_finite, block_size, blocks
 from deltavc.delta.predict import LowRank, Predictor, Same
 from deltavc.delta.sparse import decode_sparse, sparse_ordinal
 from deltavc.delta.tensor import Bits, Tensor
@@ -132,13 +134,13 @@ def encode_tensor(
     """
     if effort not in EFFORTS:
         raise UsageError(f"'{effort[:20]}' is not an effort", hint="efforts: fast, default, max")
-    finite = new.dtype.arithmetic and new.is_finite()
+    finite = new.dtype.arithmetic and all_finite(new.bits, new.dtype)
     if base is None:
         return _whole(new, additive=finite)
     if same_bits(base, new):
         return None
     comparable = base.dtype is new.dtype and base.shape == new.shape
-    if not (comparable and finite and base.is_finite()):
+    if not (comparable and finite and all_finite(base.bits, base.dtype)):
         return _whole(new, additive=False)
     base_sha256 = base_sha256 or sha256_hex(base.raw())
     chosen = _choose(base, new, EFFORTS[effort])
@@ -194,18 +196,26 @@ def _size(candidate: _Candidate) -> int:
 
 def _verified(delta: Delta, base: Tensor, new: Tensor, chosen: _Candidate) -> Encoded:
     """Returns a delta after decoding it to the very bits that it is to hold."""
-    if delta.kind == "sparse":
-        positions, values = decode_sparse(delta, base)
-        bits = base.bits.copy()
-        bits[positions] = values.bits
-        decoded = Tensor(base.dtype, base.shape, bits)
-        what = "sparse"
+    if chosen.is_sparse:
+        what, right = "sparse", _is_all_change(base, new, *decode_sparse(delta, base))
     else:
-        decoded = decode_exact(delta, base)
         what = "exact" if chosen.rank is None else "low-rank + correction"
-    if not same_bits(decoded, new):
+        right = same_bits(decode_exact(delta, base), new)
+    if not right:
         raise InternalError("an encoded tensor does not decode to what it was made from")
     return Encoded(delta, chosen.size, chosen.rank, what)
+
+
+def _is_all_change(base: Tensor, new: Tensor, positions: NDArray[np.int64], values: Tensor) -> bool:
+    """Tells whether values at distinct positions are all that differs from the base."""
+    there = new.bits[positions]
+    if not np.array_equal(there, values.bits) or bool((there == base.bits[positions]).any()):
+        return False
+    differing = sum(
+        int(np.count_nonzero(base.bits[start:stop] != new.bits[start:stop]))
+        for start, stop in blocks(new.count, block_size(new.dtype))
+    )
+    return differing == positions.size
 
 
 def _words(view: memoryview) -> Bits:

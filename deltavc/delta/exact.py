@@ -123,7 +123,10 @@ def decode_exact(delta: Delta, base: Tensor, out: Bits | None = None) -> Tensor:
     elif out.size != base.count or out.dtype != dtype.bits:
         raise ObjectCorrupt("an exact delta does not fit the room for its result")
     predictor = read_predictor(delta, dtype, *base.matrix_shape)
-    if header.coding == "gaps" and not header.params.get("grouped"):
+    grouped = header.params.get("grouped", False)
+    if type(grouped) is not bool:
+        raise ObjectCorrupt("an exact delta does not say whether its elements are grouped")
+    if header.coding == "gaps" and not grouped:
         _add_gaps(delta, base, predictor, out)
     else:
         _add_planes(_folded(delta, base, dtype), base, predictor, out)
@@ -148,7 +151,7 @@ def _folded(delta: Delta, base: Tensor, dtype: DType) -> Bits:
         folded[decode_gaps(delta, count, base.count)] = values
     else:
         raise ObjectCorrupt(f"an exact delta has the unknown coding '{header.coding[:20]}'")
-    return ungroup(folded, base.bits, dtype) if header.params.get("grouped") else folded
+    return ungroup(folded, base.bits, dtype) if header.params.get("grouped", False) else folded
 
 
 def _values(delta: Delta, dtype: DType) -> tuple[int, Bits]:

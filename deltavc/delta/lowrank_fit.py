@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deltavc.delta.ordinals import fold, ordinals
 from deltavc.delta.predict import LowRank
@@ -18,7 +19,7 @@ from deltavc.delta.tensor import Tensor
 
 __all__ = ["Settings", "fit_leading", "fit_lowrank"]
 
-WIDTHS = {2: (8, 9, 10, 11, 12, 14), 4: (20, 22, 24, 25)}
+WIDTHS = {2: (12, 11, 10, 9), 4: (25, 24, 22, 20)}
 LEADING_WIDTH = 8
 MIN_LEADING_SIDE = 128
 _SAMPLE = 1 << 16
@@ -50,10 +51,11 @@ def fit_lowrank(base: Tensor, new: Tensor, settings: Settings) -> LowRank | None
     factors = find_factors(pair, expected) if expected else None
     if factors is None:
         return None
-    choices = [factors]
+    trial = _Trial.of(pair)
     if settings.steps:
-        choices.append(refine(pair, factors, settings.steps))
-    return min((_narrowed(pair, choice) for choice in choices), key=lambda costed: costed[0])[1]
+        refined = refine(pair, factors, settings.steps)
+        factors = min(factors, refined, key=lambda each: trial.cost(trial.fixed(each)))
+    return min((trial.fixed(factors, width) for width in trial.widths), key=trial.cost)
 
 
 def fit_leading(base: Tensor, new: Tensor, rank: int) -> LowRank | None:
@@ -70,27 +72,46 @@ def fit_leading(base: Tensor, new: Tensor, rank: int) -> LowRank | None:
     return LowRank.quantised(factors.left, factors.right, base.dtype, LEADING_WIDTH)
 
 
-def _narrowed(pair: Pair, factors: Factors) -> tuple[float, LowRank]:
-    """Returns the cheapest fixed-point form of factors, with its cost in bits."""
-    costed = []
-    for width in WIDTHS[pair.dtype.size]:
-        fixed = LowRank.quantised(factors.left, factors.right, pair.dtype, width)
-        numbers = fixed.rank * (pair.rows + pair.columns)
-        costed.append((numbers * fixed.left_bits + _residual_bits(pair, fixed), fixed))
-    return min(costed, key=lambda item: item[0])
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    """Some rows of a pair, on which predictors are compared."""
+
+    pair: Pair
+    rows: NDArray[np.int64]
+    part: Pair
+
+    @classmethod
+    def of(cls, pair: Pair) -> _Trial:
+        wanted = max(1, _SAMPLE // max(1, pair.columns))
+        rows = np.arange(0, pair.rows, max(1, pair.rows // wanted), dtype=np.int64)
+        return cls(pair, rows, pair.only_rows(rows))
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Widths worth a try, the widest first."""
+        return WIDTHS[self.pair.dtype.size]
+
+    def fixed(self, factors: Factors, width: int | None = None) -> LowRank:
+        """Returns the predictor of factors in fixed point."""
+        width = width or self.widths[0]
+        return LowRank.quantised(factors.left, factors.right, self.pair.dtype, width)
+
+    def cost(self, fixed: LowRank) -> float:
+        """Returns about the bits that a predictor and its residual take up."""
+        numbers = fixed.rank * (self.pair.rows + self.pair.columns)
+        each = _residual_bits(self.part, fixed.only_rows(self.rows))
+        return numbers * fixed.left_bits + self.pair.base.size * each
 
 
-def _residual_bits(pair: Pair, fixed: LowRank) -> float:
-    """Returns about the bits of the residual, from some rows."""
-    step = max(1, pair.rows * pair.columns // _SAMPLE)
-    missed, size, seen = 0, 0.0, 0
-    for row in range(0, pair.rows, step):
-        cut = slice(row * pair.columns, (row + 1) * pair.columns)
-        difference = ordinals(pair.new[cut]) - fixed.predict(pair.base[cut], cut.start)
-        wrong = fold(difference[difference != 0])
-        missed += wrong.size
-        size += float(np.log2(wrong.astype(np.float64) + 1).sum())
-        seen += pair.columns
-    share = min(max(missed / seen, 1e-6), 1 - 1e-6)
+def _residual_bits(part: Pair, fixed: LowRank) -> float:
+    """Returns about the bits of the residual for an element."""
+    wrong, size = 0, 0.0
+    for start, stop in fixed.bounds(part.new.size):
+        difference = ordinals(part.new[start:stop])
+        difference -= fixed.predict(part.base[start:stop], start)
+        folded = fold(difference[difference != 0])
+        wrong += folded.size
+        size += float(np.log2(folded.astype(np.float64) + 1).sum())
+    share = min(max(wrong / part.new.size, 1e-6), 1 - 1e-6)
     entropy = -share * np.log2(share) - (1 - share) * np.log2(1 - share)
-    return float(pair.rows * pair.columns * (entropy + size / seen))
+    return float(entropy + size / part.new.size)

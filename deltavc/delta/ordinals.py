@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from deltavc.delta.tensor import Bits, DType
 
 __all__ = [
+    "all_finite",
     "block_size",
     "blocks",
     "exponents",
@@ -29,6 +30,7 @@ __all__ = [
     "half_spacing",
     "ordinals",
     "round_bits",
+    "signs",
     "unfold",
     "widen",
 ]
@@ -47,23 +49,34 @@ def blocks(count: int, step: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + step, count)
 
 
+_SIGNED: dict[int, tuple[np.dtype[Any], Any]] = {
+    size: (np.dtype(f"<i{size}"), np.dtype(f"<i{size}").type(8 * size - 1)) for size in (1, 2, 4, 8)
+}
+
+
+def signs(bits: Bits) -> Bits:
+    """Returns all ones for negative patterns and zero for others."""
+    signed, last = _SIGNED[bits.dtype.itemsize]
+    sign: Bits = (bits.view(signed) >> last).view(bits.dtype)
+    return sign
+
+
 def ordinals(bits: Bits) -> Bits:
     """Returns the ordinals of bit patterns, as unsigned numbers modulo 2**n.
 
     The map is its own inverse: positive patterns stay, the magnitude bits of
     negative ones are complemented.
     """
-    sign = bits.view(_signed(bits)) >> _last_bit(bits)
-    turn: Bits = sign.view(bits.dtype) >> bits.dtype.type(1)
+    turn = signs(bits)
+    turn >>= bits.dtype.type(1)
     turn ^= bits
     return turn
 
 
 def fold(difference: Bits) -> Bits:
     """Returns differences modulo 2**n folded to 0, -1, 1, -2, … = 0, 1, 2, 3, …."""
-    sign = difference.view(_signed(difference)) >> _last_bit(difference)
     folded: Bits = difference << difference.dtype.type(1)
-    folded ^= sign.view(difference.dtype)
+    folded ^= signs(difference)
     return folded
 
 
@@ -86,9 +99,19 @@ def exponents(bits: Bits, dtype: DType) -> NDArray[np.uint16]:
 
 def widen(bits: Bits, dtype: DType) -> NDArray[np.float64]:
     """Returns the values of bit patterns as float64, exactly."""
-    if dtype.name == "BF16":
-        return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
-    return bits.view(np.dtype(f"<f{dtype.size}")).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN in a base that is the wrong one
+        if dtype.name == "BF16":
+            return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
+        return bits.view(np.dtype(f"<f{dtype.size}")).astype(np.float64)
+
+
+def all_finite(bits: Bits, dtype: DType) -> bool:
+    """Tells whether no bit pattern of an arithmetic dtype is NaN or infinite."""
+    mask = bits.dtype.type(((1 << dtype.exponent) - 1) << dtype.mantissa)
+    return not any(
+        bool(((bits[start:stop] & mask) == mask).any())
+        for start, stop in blocks(bits.size, block_size(dtype))
+    )
 
 
 def half_spacing(bits: Bits, dtype: DType) -> NDArray[np.float64]:
@@ -122,11 +145,3 @@ def round_bits(values: NDArray[np.float64], dtype: DType) -> Bits:
         return word
     word += np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))
     return (word >> np.uint32(16)).astype(dtype.bits)
-
-
-def _signed(bits: Bits) -> np.dtype[Any]:
-    return np.dtype(f"<i{bits.dtype.itemsize}")
-
-
-def _last_bit(bits: Bits) -> Any:
-    return _signed(bits).type(8 * bits.dtype.itemsize - 1)

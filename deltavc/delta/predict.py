@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deltavc.delta.kinds import Delta, Stream
-from deltavc.delta.ordinals import block_size, blocks, ordinals, round_bits, widen
+from deltavc.delta.ordinals import block_size, blocks, ordinals, round_bits, signs, widen
 from deltavc.delta.tensor import Bits, DType
 from deltavc.errors import ObjectCorrupt
 
@@ -103,8 +103,7 @@ class Drift:
     def predict(self, base: Bits, start: int) -> Bits:  # noqa: ARG002 -- the same everywhere
         """Returns the base's ordinals, moved away from zero by the table's entries."""
         step = self.table[self.index(base)]
-        signed = np.dtype(f"<i{base.dtype.itemsize}")
-        sign = (base.view(signed) >> signed.type(8 * base.dtype.itemsize - 1)).view(base.dtype)
+        sign = signs(base)
         step ^= sign
         step -= sign
         step += ordinals(base)
@@ -192,6 +191,18 @@ class LowRank:
         values = self.product(start, start + base.size)
         values += widen(base, self.dtype)
         return ordinals(round_bits(values, self.dtype))
+
+    def only_rows(self, rows: NDArray[np.int64]) -> LowRank:
+        """Returns the predictor of some rows."""
+        return LowRank(
+            self.dtype,
+            self.left[rows],
+            self.right,
+            self.left_exponents[rows],
+            self.right_exponents,
+            self.left_bits,
+            self.right_bits,
+        )
 
     def params(self) -> dict[str, Any]:
         """Returns name, rank and widths."""
