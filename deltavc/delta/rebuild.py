@@ -1,0 +1,420 @@
+"""Rebuilding a parameter: the base and a vector of deltas, added over the reals, rounded once.
+
+``W = RN(W0 + Σ c_k · Δ_k)``, element by element, is a definition: it has one
+value. This module turns kinds of delta into the sum that is meant, and picks
+the cheapest way to its bits. Where the definition needs saying:
+
+* Where W0 is not finite, its bits stay.
+* Where the change is exactly zero, W0's bits stay, -0.0 included; where the
+  total is zero and the change is not, the result is +0.0; a total that is not
+  zero keeps its sign when it underflows.
+* ``exact`` with the result W1 is the change W1 - W0; alone, with coefficient
+  1, it gives W1's bits. So does ``sparse`` at the elements that it lists.
+* ``dense`` is added to zeros where the base lacks the parameter; alone, with
+  coefficient 1, it gives its own bits.
+* ``replace`` stands instead of W0, or of some rows; deltas add to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deltavc.delta.kinds import Delta
+from deltavc.delta.rounding import not_finite
+from deltavc.delta.rounding_form import Factors, LinearForm, Plane
+from deltavc.delta.tensor import Bits, DType, Tensor, dtype_named
+from deltavc.errors import MergeConflict, NonFiniteTensor, ShapeMismatch, UnsupportedFormat
+from deltavc.ids import short
+from deltavc.records import canonical
+
+__all__ = ["Rebuild", "Term"]
+
+TASK = 1 << 20  # elements that one thread takes at a time
+
+
+@dataclass(frozen=True)
+class Term:
+    """One delta of a parameter's vector, with its coefficient."""
+
+    delta: Delta
+    coefficient: Fraction
+
+
+class Rebuild:
+    """The prepared sum of one parameter.
+
+    Args:
+        base: The base's tensor; None for a parameter that the base lacks.
+        terms: The vector. Equal deltas are taken together, zero coefficients left out.
+        name: The parameter's name, for messages.
+
+    Attributes:
+        dtype: The result's dtype.
+        shape: Its shape.
+        rows: Rows of it as a matrix: its first dimension.
+        columns: Columns: the product of the other dimensions.
+        identity: Whether the result is the base's own bits because nothing is added.
+        changed_rows: Rows that may differ from the base's; None if any may.
+
+    Raises:
+        ShapeMismatch: A delta does not fit the parameter, or nothing says what the
+            parameter's shape and dtype are.
+        MergeConflict: Replacements that exclude each other, have a coefficient other
+            than 1, or do not fit what is added to them.
+        NonFiniteTensor: A delta holds NaN or infinity where numbers are added.
+        UnsupportedFormat: The sum is asked of a dtype without arithmetic.
+    """
+
+    def __init__(self, base: Tensor | None, terms: Sequence[Term], *, name: str = "") -> None:
+        vector = _collected(terms)
+        replacements = [t for t in vector if t.delta.kind == "replace"]
+        additive = [t for t in vector if t.delta.kind != "replace"]
+        self.identity = not vector
+        self.changed_rows: NDArray[np.int64] | None = None
+        self._patches: list[tuple[NDArray[np.int64], Bits]] = []
+        self._form: LinearForm | None = None
+        self._kernel: Any = None
+        anchor = _anchor(base, replacements, additive, name)
+        if replacements and not additive:
+            self._patches = _patches(replacements, anchor, name)
+        elif replacements:
+            anchor = _patched(anchor, _patches(replacements, anchor, name))
+        self.dtype: DType = anchor.dtype
+        self.shape: tuple[int, ...] = anchor.shape
+        self.rows, self.columns = anchor.matrix_shape
+        self._result = anchor
+        if not additive:
+            if self.identity:
+                self.changed_rows = np.empty(0, dtype=np.int64)
+            elif self._patches:
+                self.changed_rows = np.unique(np.concatenate([p[0] for p in self._patches]))
+            return
+        verbatim = None if replacements else _verbatim(base, additive, anchor, name)
+        if verbatim is not None:
+            self._result = verbatim
+            return
+        self._form = _form(base, anchor, additive, bool(replacements), name)
+
+    def compute(self, start: int, stop: int, out: Bits) -> None:
+        """Computes some rows of the result.
+
+        May be called from several threads at once.
+
+        Args:
+            start: First row.
+            stop: Row after the last.
+            out: Receives the rows' bit patterns, flat: (stop - start) · columns of them.
+
+        Raises:
+            ShapeMismatch: The rows are not there, or ``out`` does not fit them.
+        """
+        if not 0 <= start <= stop <= self.rows:
+            raise ShapeMismatch(
+                f"rows {start} to {stop} are asked of a tensor of {self.rows} rows", rows=self.rows
+            )
+        wanted = (stop - start) * self.columns
+        if out.dtype != self.dtype.bits or out.shape != (wanted,) or not out.flags.c_contiguous:
+            raise ShapeMismatch(
+                f"the result's rows {start} to {stop} need {wanted} patterns of {self.dtype.name}",
+                expected=wanted,
+                found=int(out.size),
+            )
+        if not wanted:
+            return
+        if self._form is None:
+            self._copy(start, stop, out)
+            return
+        from deltavc.delta.rounding_arithmetic import plain_arithmetic
+
+        with plain_arithmetic():
+            if self.dtype.size == 8:
+                first = start * self.columns
+                out[:] = self._form.settle(np.arange(first, first + wanted))
+                return
+            self._tiles().compute(start, stop, out)
+
+    def tensor(self, threads: int = 1) -> Tensor:
+        """Returns the whole result.
+
+        Args:
+            threads: How many threads compute it; the bits do not depend on it.
+
+        Returns:
+            The tensor; the base's own, not a copy, if nothing was to be added.
+        """
+        if self._form is None and not self._patches:
+            return self._result
+        out = np.empty(self.rows * self.columns, dtype=self.dtype.bits)
+        step = max(1, TASK // max(self.columns, 1))
+
+        def task(start: int) -> None:
+            stop = min(start + step, self.rows)
+            self.compute(start, stop, out[start * self.columns : stop * self.columns])
+
+        starts = range(0, self.rows, step)
+        if threads > 1 and len(starts) > 1:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(task, starts))
+        else:
+            for start in starts:
+                task(start)
+        return Tensor(self.dtype, self.shape, out)
+
+    def _copy(self, start: int, stop: int, out: Bits) -> None:
+        columns = self.columns
+        out[:] = self._result.bits[start * columns : stop * columns]
+        matrix = out.reshape(stop - start, columns)
+        for index, values in self._patches:
+            low, high = np.searchsorted(index, (start, stop))
+            matrix[index[low:high] - start] = values[low:high]
+
+    def _tiles(self) -> Any:
+        if self._kernel is None:
+            from deltavc.delta.rounding_tiles import TileKernel
+
+            # Two threads may both make one; they are equal, and either is kept.
+            self._kernel = TileKernel(self._form)  # type: ignore[arg-type]
+        return self._kernel
+
+
+def _collected(terms: Sequence[Term]) -> list[Term]:
+    """Returns the vector: equal deltas once, with the sum of their coefficients, zeros left out."""
+    kept: list[Term] = []
+    seen: dict[bytes, list[int]] = {}
+    for term in terms:
+        header = canonical.encode(term.delta.header)
+        for place in seen.setdefault(header, []):
+            if _same(kept[place].delta, term.delta):
+                total = kept[place].coefficient + term.coefficient
+                kept[place] = replace(kept[place], coefficient=total)
+                break
+        else:
+            seen[header].append(len(kept))
+            kept.append(term)
+    return [term for term in kept if term.coefficient]
+
+
+def _same(a: Delta, b: Delta) -> bool:
+    """Tells whether two deltas with equal headers are equal."""
+    if a is b:
+        return True
+    pairs = zip(a.streams, b.streams, strict=True)
+    return all(
+        x.length == y.length
+        and (
+            not x.length
+            or np.array_equal(np.frombuffer(x.data, np.uint8), np.frombuffer(y.data, np.uint8))
+        )
+        for x, y in pairs
+    )
+
+
+def _anchor(
+    base: Tensor | None, replacements: list[Term], additive: list[Term], name: str
+) -> Tensor:
+    """Returns what stands for W0, rows of replacements not yet put in."""
+    for term in replacements:
+        if term.coefficient != 1:
+            raise MergeConflict(
+                f"'{name}' is replaced with the coefficient {term.coefficient}, which must be 1",
+                parameter=name,
+                deltas=[term.delta.id()],
+            )
+    whole = [t.delta for t in replacements if not t.delta.header.rows]
+    if whole:
+        if len(replacements) > 1:
+            _conflict(name, [t.delta for t in replacements])
+        return whole[0].values()
+    if base is not None:
+        return base
+    found = next((t.delta for t in additive if t.delta.kind == "dense"), None)
+    if found is None:
+        raise ShapeMismatch(
+            f"'{name}' is not in the base, and no delta brings its values", parameter=name
+        )
+    dtype, shape = dtype_named(found.header.dtype), found.shape
+    return Tensor(dtype, shape, np.zeros(int(np.prod(shape, dtype=np.int64)), dtype.bits))
+
+
+def _conflict(name: str, deltas: list[Delta]) -> None:
+    ids = [delta.id() for delta in deltas]
+    listed = ", ".join(short(i) for i in ids)
+    raise MergeConflict(
+        f"'{name}' is replaced in ways that exclude each other: {listed}",
+        parameter=name,
+        deltas=ids,
+    )
+
+
+def _patches(
+    replacements: list[Term], anchor: Tensor, name: str
+) -> list[tuple[NDArray[np.int64], Bits]]:
+    """Returns the replaced rows as row numbers and values; none for a whole replacement."""
+    patches = []
+    rows, columns = anchor.matrix_shape
+    deltas = [t.delta for t in replacements if t.delta.header.rows]
+    for delta in deltas:
+        if delta.shape != anchor.shape or delta.header.dtype != anchor.dtype.name:
+            raise ShapeMismatch(
+                f"'{name}' has replaced rows of another shape or dtype",
+                parameter=name,
+                expected=[anchor.dtype.name, *anchor.shape],
+                found=[delta.header.dtype, *delta.shape],
+            )
+        index = delta.row_index()
+        if bool((index >= rows).any()) or bool((index[1:] <= index[:-1]).any()):
+            raise ShapeMismatch(f"'{name}' has replaced rows that it does not have", parameter=name)
+        patches.append((index.astype(np.int64), delta.values().bits.reshape(-1, columns)))
+    for first in range(len(patches)):
+        for second in range(first):
+            _, a, b = np.intersect1d(
+                patches[first][0], patches[second][0], assume_unique=True, return_indices=True
+            )
+            if not np.array_equal(patches[first][1][a], patches[second][1][b]):
+                _conflict(name, [deltas[second], deltas[first]])
+    return patches
+
+
+def _patched(anchor: Tensor, patches: list[tuple[NDArray[np.int64], Bits]]) -> Tensor:
+    if not patches:
+        return anchor
+    bits = anchor.bits.copy()
+    matrix = bits.reshape(anchor.matrix_shape)
+    for index, values in patches:
+        matrix[index] = values
+    return replace(anchor, bits=bits)
+
+
+def _verbatim(
+    base: Tensor | None, additive: list[Term], anchor: Tensor, name: str
+) -> Tensor | None:
+    """Returns the result where a vector is one delta that knows its bits; None elsewhere."""
+    delta = additive[0].delta
+    if len(additive) > 1 or additive[0].coefficient != 1:
+        return None
+    if delta.kind == "dense" and base is None:
+        return delta.values()
+    if base is None or delta.kind not in ("exact", "sparse"):
+        return None
+    _check_shape(delta, anchor, False, name)
+    if delta.kind == "exact":
+        return _decode_exact(delta, base)
+    if delta.header.values != "ordinal":
+        return None
+    index, values = _decode_sparse(delta, base)
+    bits = base.bits.copy()
+    bits[index] = values.bits
+    return replace(base, bits=bits)
+
+
+def _decode_exact(delta: Delta, base: Tensor) -> Tensor:
+    from deltavc.delta.exact import decode_exact
+
+    return decode_exact(delta, base)
+
+
+def _decode_sparse(delta: Delta, base: Tensor | None) -> tuple[NDArray[np.int64], Tensor]:
+    from deltavc.delta.sparse import decode_sparse
+
+    return decode_sparse(delta, base)
+
+
+def _check_shape(delta: Delta, anchor: Tensor, replaced: bool, name: str) -> None:
+    if delta.shape == anchor.shape:
+        return
+    text = f"'{name}' has the shape {list(anchor.shape)}, and a delta of {list(delta.shape)}"
+    if replaced:
+        raise MergeConflict(
+            f"{text} cannot be added to its replacement", parameter=name, deltas=[delta.id()]
+        )
+    raise ShapeMismatch(
+        f"{text} cannot be added to it",
+        parameter=name,
+        expected=list(anchor.shape),
+        found=list(delta.shape),
+    )
+
+
+def _form(
+    base: Tensor | None, anchor: Tensor, additive: list[Term], replaced: bool, name: str
+) -> LinearForm:
+    """Returns the sum of a parameter: the anchor, and what each delta contributes to it."""
+    if not anchor.dtype.arithmetic:
+        raise UnsupportedFormat(
+            f"'{name}' is {anchor.dtype.name}, to which nothing can be added",
+            hint="replace the tensor as a whole",
+            parameter=name,
+        )
+    share = {"anchor": Fraction(1), "base": Fraction(0)}
+    planes: list[Plane] = []
+    factors: list[Factors] = []
+    for term in additive:
+        delta, coefficient = term.delta, term.coefficient
+        _check_shape(delta, anchor, replaced, name)
+        if delta.kind == "lowrank":
+            factors.append(_factors(term, name))
+            continue
+        if delta.kind == "dense":
+            planes.append(Plane(coefficient, _finite(delta.values(), name)))
+            continue
+        if delta.kind == "sparse" and delta.header.values == "float":
+            index, changes = _decode_sparse(delta, base)
+            planes.append(Plane(coefficient, _finite(changes, name), index))
+            continue
+        if base is None:
+            raise ShapeMismatch(
+                f"'{name}' is not in the base, but a delta needs it there", parameter=name
+            )
+        if delta.kind == "exact":
+            result = _decode_exact(delta, base)
+            _check_finite_beside(result, base, name)
+            planes.append(Plane(coefficient, result))
+            share["base" if replaced else "anchor"] -= coefficient
+            continue
+        planes.extend(_listed(term, base, name))
+    own = [Plane(share["anchor"], anchor)] if share["anchor"] else []
+    if share["base"] and base is not None:
+        own.append(Plane(share["base"], base))
+    if base is not None and replaced and len(planes) + len(own) > 1:
+        _check_finite_beside(base, anchor, name)
+    return LinearForm(anchor, own + planes, factors)
+
+
+def _factors(term: Term, name: str) -> Factors:
+    delta = term.delta
+    for factor in ("b", "a"):
+        _finite(delta.factor(factor), name)
+    left, right = delta.matrices()
+    return Factors(term.coefficient * delta.scale, left, right)
+
+
+def _listed(term: Term, base: Tensor, name: str) -> list[Plane]:
+    """Returns the planes of listed elements: their values, and the base's taken off beneath."""
+    index, values = _decode_sparse(term.delta, base)
+    beneath = Tensor(base.dtype, (int(index.size),), base.bits[index])
+    _check_finite_beside(values, beneath, name)
+    return [Plane(term.coefficient, values, index), Plane(-term.coefficient, beneath, index)]
+
+
+def _finite(values: Tensor, name: str) -> Tensor:
+    if not values.is_finite():
+        raise NonFiniteTensor(f"a delta of '{name}' holds NaN or infinity", parameter=name)
+    return values
+
+
+def _check_finite_beside(values: Tensor, beneath: Tensor, name: str) -> None:
+    """Refuses values that are not finite where those beneath them are."""
+    if values.is_finite():
+        return
+    step = 1 << 18
+    for at in range(0, values.count, step):
+        mine = not_finite(values.bits[at : at + step], values.dtype)
+        if bool((mine & ~not_finite(beneath.bits[at : at + step], beneath.dtype)).any()):
+            raise NonFiniteTensor(f"a delta of '{name}' holds NaN or infinity", parameter=name)

@@ -1,0 +1,276 @@
+"""The exact sum of one parameter, element by element, and its exact rounding.
+
+A :class:`LinearForm` is what is left of a vector of deltas once kinds are gone::
+
+    v = Σ_p α_p · X_p  +  Σ_k q_k · (L_k @ R_k)
+
+with rational α and q, elementwise planes X and float64 factors. ``settle``
+rounds any selection of elements correctly: by exact float64 sums where these
+suffice, by integers otherwise. It is the judge; the fast path only saves it work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deltavc.delta.exactsum import (
+    Accumulator,
+    Vector,
+    common_denominator,
+    float_chunks,
+    two_product,
+)
+from deltavc.delta.rounding import not_finite, round_fraction, round_sticky, sign_bit
+from deltavc.delta.tensor import Bits, Tensor
+
+__all__ = ["Factors", "LinearForm", "Plane", "is_tame"]
+
+Index = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+CHUNK = 4096  # elements settled at a time: a dozen temporaries of 32 KiB stay in cache
+TAME = 2.0**300
+SMALL, LARGE = 2.0**-900, 2.0**960  # where near times the denominator's chunks is exact
+
+
+def is_tame(values: Vector) -> bool:
+    """Tells whether all magnitudes are zero or within 2**-300 … 2**300.
+
+    Then the product of two of them and a chunk stays within 2**-960 … 2**960,
+    where :func:`deltavc.delta.exactsum.two_product` is exact.
+    """
+    if not values.size:
+        return True
+    sizes = np.abs(values)
+    return bool(((sizes <= TAME) & ((sizes >= 1 / TAME) | (sizes == 0))).all())
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Values of some or all elements, with their coefficient.
+
+    Attributes:
+        coefficient: What they are multiplied by.
+        values: The values: a whole tensor, or one value for each of ``index``.
+        index: Ascending flat element numbers; None for all elements.
+    """
+
+    coefficient: Fraction
+    values: Tensor
+    index: Index | None = None
+
+    def gather(self, flat: Index) -> Vector:
+        """Returns the values at flat element numbers; 0 where there is none."""
+        if self.index is None:
+            return self._floats(flat)
+        if not self.index.size:
+            return np.zeros(flat.size)
+        at = np.minimum(np.searchsorted(self.index, flat), self.index.size - 1)
+        return np.where(self.index[at] == flat, self._floats(at), 0.0)
+
+    def _floats(self, at: Index) -> Vector:
+        picked = self.values.bits[at]
+        return Tensor(self.values.dtype, (picked.size,), picked).to_float64()
+
+
+@dataclass(frozen=True)
+class Factors:
+    """A low-rank term: coefficient · left @ right.
+
+    Shapes:
+        left: (rows, r), right: (r, columns); float64, finite.
+    """
+
+    coefficient: Fraction
+    left: Vector
+    right: Vector
+
+
+class LinearForm:
+    """The sum of one parameter, ready to be settled anywhere.
+
+    Args:
+        anchor: W0, or what stands instead of it: gives the result's dtype and
+            shape, and the bits of elements that are not finite in it.
+        planes: Elementwise terms, the anchor's own share included; finite
+            wherever the anchor is.
+        factors: Low-rank terms.
+    """
+
+    def __init__(self, anchor: Tensor, planes: Sequence[Plane], factors: Sequence[Factors]) -> None:
+        self.anchor = anchor
+        self.dtype = anchor.dtype
+        self.rows, self.columns = anchor.matrix_shape
+        self.planes = tuple(planes)
+        self.factors = tuple(factors)
+        coefficients = [p.coefficient for p in self.planes]
+        coefficients += [f.coefficient for f in self.factors]
+        self.denominator = common_denominator(coefficients)
+        self._columns: list[_Column] = []
+        self._plane_chunks: list[list[float]] = []
+        self._denominator_chunks: list[float] = []
+        self.tame = self._prepare()
+
+    def _prepare(self) -> bool:
+        """Scales the terms to integers and powers of two; False if they are too wild for it."""
+        chunks = float_chunks(Fraction(self.denominator))
+        if chunks is None:
+            return False
+        self._denominator_chunks = chunks
+        for plane in self.planes:
+            chunks = float_chunks(plane.coefficient * self.denominator)
+            if chunks is None:
+                return False
+            self._plane_chunks.append(chunks)
+        for term in self.factors:
+            chunks = float_chunks(term.coefficient * self.denominator)
+            if chunks is None or not (is_tame(term.left) and is_tame(term.right)):
+                return False
+            for chunk in chunks:
+                self._add_columns(np.ascontiguousarray(term.left.T), term.right, chunk)
+        return True
+
+    def _add_columns(self, left: Vector, right: Vector, chunk: float) -> None:
+        """Appends the factor columns of one term, scaled exactly: two where one is too short."""
+        for part in two_product(left, chunk):
+            for scaled, row in zip(part, right, strict=True):
+                if scaled.any() and row.any():
+                    self._columns.append(_Column(scaled, row, _is_single(scaled, row)))
+
+    # settling ------------------------------------------------------------
+
+    def settle(self, flat: Index) -> Bits:
+        """Returns the correctly rounded bits of some elements.
+
+        Args:
+            flat: Flat element numbers.
+
+        Returns:
+            Their bits, in that order.
+
+        Cost:
+            See ``docs/explanation/numerics.md``; integers, where float64 sums
+            do not suffice, cost some 50 µs an element.
+        """
+        out = np.empty(flat.size, dtype=self.dtype.bits)
+        with np.errstate(all="ignore"):
+            for start in range(0, flat.size, CHUNK):
+                out[start : start + CHUNK] = self._settle(flat[start : start + CHUNK])
+        return out
+
+    def _settle(self, flat: Index) -> Bits:
+        kept = self.anchor.bits[flat]
+        fixed = not_finite(kept, self.dtype)
+        if fixed.any():
+            moving = np.flatnonzero(~fixed)
+            if moving.size:
+                kept[moving] = self._settle(flat[moving])
+            return kept
+        bits, zero, known = self._by_floats(flat)
+        for i in np.flatnonzero(~known):
+            value = self.value(int(flat[i]))
+            bits[i], zero[i] = round_fraction(value, self.dtype), value == 0
+        # A sum of zero is +0.0, but where nothing changed, the anchor's own bits stay; for an
+        # anchor of -0.0, and only there does it matter, the change is zero just when the sum is.
+        minus = sign_bit(self.dtype)
+        bits[zero] = np.where(kept[zero] == minus, minus, 0)
+        return bits
+
+    def _by_floats(self, flat: Index) -> tuple[Bits, Mask, Mask]:
+        """Rounds exact float64 sums: bits, where the sum is zero, where both are certain."""
+        if not self.tame:
+            none = np.zeros(flat.size, dtype=np.bool_)
+            return np.zeros(flat.size, self.dtype.bits), none, none.copy()
+        total = self._sum(flat)
+        near = total.estimate()
+        if self.denominator != 1:
+            # The quotient may be more than a step off; one correction brings it within.
+            near = near / float(self.denominator)
+            rest, _ = self._remainder(total, near).leading()
+            near = near + rest / float(self.denominator)
+        remainder = self._remainder(total, near)
+        rest, known = remainder.leading()
+        step = np.abs(np.nextafter(near, np.copysign(np.inf, rest)) - near)
+        known &= np.abs(rest) * 1.02 < step * float(self.denominator)
+        zero = (near == 0) & (rest == 0)
+        sizes = np.abs(near)
+        known &= zero | ((sizes > SMALL) & (sizes < LARGE))
+        if self.dtype.size == 8:
+            bits, sure = self._round_to_float64(remainder, near, rest, step)
+            return bits, zero, known & (sure | zero)
+        return round_sticky(near, rest, self.dtype), zero, known
+
+    def _sum(self, flat: Index) -> Accumulator:
+        """Returns the exact sums, times the common denominator."""
+        total = Accumulator(flat.size)
+        for plane, chunks in zip(self.planes, self._plane_chunks, strict=True):
+            values = plane.gather(flat)
+            if plane.values.dtype.size == 8:
+                sizes = np.abs(values)
+                total.lost |= (sizes != 0) & ((sizes > TAME) | (sizes < 1 / TAME))
+            for chunk in chunks:
+                total.add_product(values, chunk)
+        if self._columns:
+            rows, columns = np.divmod(flat, self.columns)
+        for column in self._columns:
+            left, right = column.left[rows], column.right[columns]
+            if column.single:
+                total.add(left * right)
+            else:
+                total.add_product(left, right)
+        return total
+
+    def _remainder(self, total: Accumulator, near: Vector) -> Accumulator:
+        """Returns total - denominator · near, exactly."""
+        rest = total.copy()
+        for chunk in self._denominator_chunks:
+            rest.add_product(-near, chunk)
+        return rest
+
+    def _round_to_float64(
+        self, remainder: Accumulator, near: Vector, rest: Vector, step: Vector
+    ) -> tuple[Bits, Mask]:
+        """Rounds to float64 itself: compares the remainder with half a step."""
+        half = np.copysign(step / 2, rest)
+        beyond = remainder.copy()
+        for chunk in self._denominator_chunks:
+            beyond.add(-half * chunk)
+        excess, known = beyond.leading()
+        bits = near.view(np.uint64)
+        odd = (bits & np.uint64(1)) == 1
+        moves = (rest != 0) & ((np.sign(excess) == np.sign(rest)) | ((excess == 0) & odd))
+        moved = np.nextafter(near, np.copysign(np.inf, rest))
+        return np.where(moves, moved, near).view(self.dtype.bits), known
+
+    def value(self, element: int) -> Fraction:
+        """Returns the exact sum at one flat element number, where the anchor is finite."""
+        flat = np.array([element], dtype=np.int64)
+        total = Fraction(0)
+        for plane in self.planes:
+            total += plane.coefficient * Fraction(float(plane.gather(flat)[0]))
+        row, column = divmod(element, max(self.columns, 1))
+        for term in self.factors:
+            pairs = zip(term.left[row].tolist(), term.right[:, column].tolist(), strict=True)
+            total += term.coefficient * sum(
+                (Fraction(x) * Fraction(y) for x, y in pairs if x and y), Fraction(0)
+            )
+        return total
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One column of left factors with its row of right ones, scaled by the denominator."""
+
+    left: Vector
+    right: Vector
+    single: bool  # both fit float32, so that the products are exact in float64
+
+
+def _is_single(left: Vector, right: Vector) -> bool:
+    with np.errstate(all="ignore"):
+        return all(bool((part.astype(np.float32) == part).all()) for part in (left, right))
