@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from deltavc.delta.kinds import Delta
 from deltavc.delta.tensor import DTYPES, DType, Tensor
 
-__all__ = ["LoraLayer", "alpha_for", "combine"]
+__all__ = ["LoraLayer", "alpha_for", "as_found", "combine"]
 
 _F32 = DTYPES["F32"]
 _FLOAT64_BITS = 53
@@ -53,12 +53,13 @@ class LoraLayer:
         return self.a.shape[0]
 
 
-def alpha_for(scale: Fraction, rank: int) -> float | None:
+def alpha_for(scale: Fraction, rank: int, *, nearest: bool = False) -> float | None:
     """Returns the alpha with alpha / rank = scale, if a float64 holds it.
 
     Args:
         scale: The scaling that is wanted.
         rank: Rank of the layer.
+        nearest: Take the nearest float64 where none is exact.
 
     Returns:
         The alpha, an int where it is whole; None when none is exact.
@@ -68,9 +69,17 @@ def alpha_for(scale: Fraction, rank: int) -> float | None:
         value = float(alpha)
     except OverflowError:
         return None
-    if Fraction(value) != alpha:
+    if Fraction(value) != alpha and not nearest:
         return None
     return int(value) if value.is_integer() else value
+
+
+def as_found(delta: Delta) -> LoraLayer:
+    """Returns the layer of one delta, as it was in the adapter that it came from."""
+    header = delta.header
+    transposed = header.transposed and header.layer == "linear"
+    alpha = float(delta.scale * delta.rank)
+    return LoraLayer(delta.factor("a"), delta.factor("b"), alpha, header.layer, transposed)
 
 
 def combine(
@@ -82,7 +91,8 @@ def combine(
         terms: Low-rank deltas of the same shape, and their coefficients.
         kind: What the layer is (linear, embedding, conv) where the deltas, not
             found in an adapter, do not tell.
-        rounded: Round to float32 where there is no exact form.
+        rounded: Round where there is no exact form: the scaling to float64 if that is
+            enough, otherwise B to float32.
 
     Returns:
         The layer; None when it would have to be rounded and may not be.
@@ -103,7 +113,7 @@ def combine(
     if found is None:
         if not rounded:
             return None
-        found = _nearest(blocks, scales), float(rank)
+        found = _exact(blocks, scales, rank, nearest=True) or (_nearest(blocks, scales), rank)
     b, alpha = found
     rows, *rest = terms[0][0].shape
     a_shape, b_shape = a.shape, b.shape
@@ -159,18 +169,18 @@ def _stacked(factors: Sequence[Tensor]) -> Tensor:
 
 
 def _exact(
-    blocks: Sequence[Tensor], scales: Sequence[Fraction], rank: int
+    blocks: Sequence[Tensor], scales: Sequence[Fraction], rank: int, *, nearest: bool = False
 ) -> tuple[Tensor, float] | None:
-    """Returns B and alpha such that nothing is rounded, if there are such."""
+    """Returns B and alpha such that nothing, or with ``nearest`` only alpha, is rounded."""
     if len(blocks) == 1:
-        alpha = alpha_for(scales[0], rank)
+        alpha = alpha_for(scales[0], rank, nearest=nearest)
         if alpha is not None:
             return blocks[0], alpha
     own = blocks[0].dtype
     dtypes = [own, _F32] if all(b.dtype is own for b in blocks) and own is not _F32 else [_F32]
     for dtype in dtypes:
         for common in _candidates(scales):
-            alpha = alpha_for(common, rank)
+            alpha = alpha_for(common, rank, nearest=nearest)
             if alpha is None:
                 continue
             parts = [
