@@ -21,8 +21,10 @@ from deltavc.catalog.errors import CatalogUnusable
 __all__ = [
     "APPLICATION_ID",
     "BUSY_SECONDS",
+    "FAILURES",
     "SCHEMA",
     "check_marks",
+    "connect",
     "guard",
     "remove_database",
     "sync_path",
@@ -36,6 +38,10 @@ APPLICATION_ID = 0x64767463
 """Marks the file as a catalog ("dvtc"), so that another database is not taken for one."""
 
 BUSY_SECONDS = 30.0
+FAILURES = (sqlite3.Error, OSError, OverflowError, UnicodeDecodeError)
+"""What SQLite raises: on damaged files its messages can be no UTF-8, on values beyond 64 bits
+it overflows."""
+
 _SIDE_FILES = ("-wal", "-shm", "-journal")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, bindparam, delete, func, insert, select
 
 from deltavc.catalog import models
 from deltavc.errors import AuditChainBroken, IntegrityError, ObjectCorrupt, ObjectMissing
@@ -310,11 +310,13 @@ class Projection:
         self._replace(models.RefRecord, list(self.refs), refs)
         self._replace(models.BaseRecord, list(self.bases), [r for r in self.bases.values() if r])
         latest = models.LatestRecord
-        for commit_key, kpi in self.latest:
-            self.connection.execute(
-                delete(latest).where(latest.commit_key == commit_key, latest.kpi == kpi)
-            )
         if self.latest:
+            self.connection.execute(
+                delete(latest).where(
+                    latest.commit_key == bindparam("key"), latest.kpi == bindparam("name")
+                ),
+                [{"key": commit_key, "name": kpi} for commit_key, kpi in self.latest],
+            )
             self.connection.execute(insert(latest), list(self.latest.values()))
 
     def _replace(self, table: Any, names: list[str], rows: list[_Row]) -> None:

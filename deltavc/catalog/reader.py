@@ -88,6 +88,18 @@ class CatalogReader:
         number, event_hash = self._db.one("SELECT applied_number, applied_hash FROM meta")
         return (number, EventHash(event_hash)) if number else None
 
+    def check(self) -> list[str]:
+        """Lets SQLite check the whole file.
+
+        Returns:
+            What is wrong, in SQLite's words; none for a sound file.
+        """
+        found = [str(row[0]) for row in self._db.rows("PRAGMA integrity_check")]
+        orphans = self._db.rows("PRAGMA foreign_key_check")
+        return [text for text in found if text != "ok"] + [
+            f"a row of {row[0]} refers to a missing row of {row[2]}" for row in orphans
+        ]
+
     def refs(self) -> dict[str, str]:
         """Returns all refs with their values, by name."""
         return dict(self._db.rows("SELECT name, value FROM refs ORDER BY name"))

@@ -59,7 +59,7 @@ class ReadOnly:
         """
         try:
             return self._connection.execute(query, values).fetchall()
-        except (sqlite3.Error, OverflowError) as error:
+        except files.FAILURES as error:
             raise files.unusable(error, self.path) from error
 
     def each(self, query: str, *values: object) -> Iterator[Row]:
@@ -77,7 +77,7 @@ class ReadOnly:
         """
         try:
             yield from self._connection.execute(query, values)
-        except (sqlite3.Error, OverflowError) as error:
+        except files.FAILURES as error:
             raise files.unusable(error, self.path) from error
 
     def one(self, query: str, *values: object) -> Row:
@@ -101,7 +101,7 @@ class ReadOnly:
     def _connect(self, timeout: float, mode: str = "ro") -> sqlite3.Connection:
         try:
             connection = files.connect(self.path, mode, timeout)
-        except sqlite3.Error as error:
+        except files.FAILURES as error:
             raise files.unusable(error, self.path) from error
         try:
             connection.execute("PRAGMA query_only = ON")
@@ -112,7 +112,7 @@ class ReadOnly:
             # The first read also opens the side files, while the guard is held.
             if connection.execute("SELECT schema FROM meta").fetchall() != [(files.SCHEMA,)]:
                 raise CatalogUnusable("the catalog's marks do not agree", reason="damaged")
-        except sqlite3.Error as error:
+        except files.FAILURES as error:
             connection.close()
             raise files.unusable(error, self.path) from error
         except CatalogUnusable:

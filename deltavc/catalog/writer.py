@@ -6,7 +6,6 @@ Imports SQLAlchemy, which costs a good part of a second; what only asks uses
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -29,7 +28,7 @@ Applied = tuple[int, EventHash]
 """Number and hash of the last event that the catalog holds."""
 
 _BATCH = 1000  # events of one transaction when catching up: a second of work, a few MB of rows
-_FAILURES = (DBAPIError, OSError, OverflowError)
+_FAILURES = (DBAPIError, *files.FAILURES)
 
 
 class Log(Protocol):
@@ -208,7 +207,7 @@ class Catalog:
                 application = connection.execute("PRAGMA application_id").fetchone()[0]
             finally:
                 connection.close()
-        except sqlite3.Error as error:
+        except files.FAILURES as error:
             raise files.unusable(error, self.path) from error
         try:
             files.check_marks(version, application, self.path)
