@@ -28,8 +28,8 @@ from deltavc.errors import InternalError, UsageError
 
 __all__ = ["EFFORTS", "Encoded", "encode_tensor", "same_bits"]
 
-_PREFIX = 1 << 16
-_COMPARE = 1 << 18
+_COMPARE = 1 << 15
+_GROUPING_GAIN = 0.97  # grouped elements are read at a third of the speed
 HEADER_COST = 420  # two SHA-256 in hex and the rest of an exact delta's header
 
 
@@ -97,17 +97,14 @@ def same_bits(first: Tensor, second: Tensor) -> bool:
     """Tells whether two tensors have the same dtype, shape and bits.
 
     Cost:
-        Memory speed; a change within the first 64 KiB is seen at once.
+        Memory speed, 256 KiB at a time; nearly every changed tensor differs in the first.
     """
     if first.dtype is not second.dtype or first.shape != second.shape:
         return False
-    one, other = first.raw(), second.raw()
-    if one[:_PREFIX] != other[:_PREFIX]:
-        return False
-    left, right = _words(one), _words(other)
+    left, right = _words(first), _words(second)
     return all(
-        bool(np.array_equal(left[i : i + _COMPARE], right[i : i + _COMPARE]))
-        for i in range(0, left.size, _COMPARE)
+        bool(np.array_equal(left[start:stop], right[start:stop]))
+        for start, stop in blocks(left.size, _COMPARE)
     )
 
 
@@ -178,7 +175,7 @@ def _choose(base: Tensor, new: Tensor, effort: _Effort) -> _Candidate:
     if effort.grouped:
         coded = code(base, best.predictor, best.folded, grouped=True)
         size = stored_size(coded.streams) + HEADER_COST
-        if size < best.size:
+        if size < _GROUPING_GAIN * best.size:
             best = _Candidate(best.predictor, best.folded, coded, size, best.rank)
     return best
 
@@ -218,7 +215,8 @@ def _is_all_change(base: Tensor, new: Tensor, positions: NDArray[np.int64], valu
     return differing == positions.size
 
 
-def _words(view: memoryview) -> Bits:
-    data = np.frombuffer(view, dtype=np.uint8)
-    aligned = data.size % 8 == 0 and data.ctypes.data % 8 == 0
-    return data.view(np.uint64) if aligned else data
+def _words(tensor: Tensor) -> Bits:
+    """Returns a tensor's bits as 64-bit words where it can be seen so."""
+    bits = tensor.bits
+    whole = bits.nbytes % 8 == 0 and bits.ctypes.data % 8 == 0 and bits.flags.c_contiguous
+    return bits.view(np.uint64) if whole else bits

@@ -1,8 +1,8 @@
 """What streams will take up in the store, by samples.
 
 Encoders choose among codings before anything is stored. Byte planes of evenly
-spaced parts go through the same zstd settings as the store's; what is larger
-than a mebibyte is not compressed twice as a whole.
+spaced parts go through the same zstd settings as the store's; what is large
+is not compressed twice as a whole.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from deltavc.delta.kinds import Stream
 __all__ = ["stored_size"]
 
 FRAME_COST = 40  # table entry and zstd's own header
-WHOLE_BELOW = 1 << 20
-_PARTS = 8
-_PART_ELEMENTS = 1 << 15
+_PART_ELEMENTS = 1 << 14
+_MIN_PARTS, _MAX_PARTS = 4, 32
 
 
 class _Coder(threading.local):
@@ -51,12 +50,12 @@ def _stream_size(stream: Stream) -> int:
     width = max(1, stream.planes)
     data = np.frombuffer(stream.data, dtype=np.uint8)
     rows = data[: data.size // width * width].reshape(-1, width)
-    if data.size <= WHOLE_BELOW:
+    if rows.shape[0] <= 2 * _MIN_PARTS * _PART_ELEMENTS:
         return min(data.size, _planes_size(rows)) + FRAME_COST
-    starts = np.linspace(0, rows.shape[0] - _PART_ELEMENTS, _PARTS).astype(np.int64)
-    parts = [rows[start : start + _PART_ELEMENTS] for start in starts.tolist()]
-    taken = sum(_planes_size(part) for part in parts)
-    return int(min(1.0, taken / (_PARTS * _PART_ELEMENTS * width)) * data.size) + FRAME_COST
+    parts = min(_MAX_PARTS, max(_MIN_PARTS, rows.shape[0] // (16 * _PART_ELEMENTS)))
+    starts = np.linspace(0, rows.shape[0] - _PART_ELEMENTS, parts).astype(np.int64)
+    taken = sum(_planes_size(rows[start : start + _PART_ELEMENTS]) for start in starts.tolist())
+    return int(min(1.0, taken / (parts * _PART_ELEMENTS * width)) * data.size) + FRAME_COST
 
 
 def _planes_size(rows: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> int:

@@ -102,7 +102,7 @@ class Drift:
 
     def predict(self, base: Bits, start: int) -> Bits:  # noqa: ARG002 -- the same everywhere
         """Returns the base's ordinals, moved away from zero by the table's entries."""
-        step = self.table[self.index(base)]
+        step = self.table.take(self.index(base), mode="clip")  # half the time of indexing
         sign = signs(base)
         step ^= sign
         step -= sign
