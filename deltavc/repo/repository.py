@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from deltavc.catalog.errors import CatalogUnusable
-from deltavc.errors import DeltavcError, UnknownRevision
+from deltavc.errors import DeltavcError, UnknownRevision, UsageError
 from deltavc.ids import BaseId, CommitId, DeltaId, ManifestId, ObjectId, short
 from deltavc.ledger.log import EventLog
 from deltavc.ledger.state import State, replay
@@ -59,6 +59,7 @@ class Repository:
         self.session = session
         self.warnings: list[str] = []
         self.transient: dict[DeltaId, Delta] = {}
+        self.as_of: State | None = None
 
     @classmethod
     def open(cls, start: Path, session: Session) -> Repository:
@@ -76,6 +77,19 @@ class Repository:
             FormatTooNew: A newer deltavc wrote it.
         """
         return cls(discover(start), session)
+
+    def look_at(self, operation: str) -> None:
+        """Makes the repository answer as it was right after an operation, and read-only.
+
+        Args:
+            operation: The operation's id.
+
+        Raises:
+            UnknownRevision: There is no such operation.
+        """
+        from deltavc.repo.operations import state_at
+
+        self.as_of = state_at(self, operation)
 
     # parts ----------------------------------------------------------------
 
@@ -108,6 +122,8 @@ class Repository:
 
     def state(self) -> State:
         """Returns all refs as of now, from the catalog when it is in step, else from the log."""
+        if self.as_of is not None:
+            return self.as_of
         head = self.log.head()
         try:
             reader = self.reader()
@@ -165,7 +181,13 @@ class Repository:
 
         Raises:
             RepositoryLocked: Another process holds the lock for too long.
+            UsageError: The repository is looked at as it was at an earlier operation.
         """
+        if self.as_of is not None:
+            raise UsageError(
+                f"'{command}' changes the repository, and an earlier operation is read-only",
+                hint="go back to it: deltavc op restore OPERATION",
+            )
         from deltavc.repo.change import apply_change
 
         with apply_change(self, command) as change:
