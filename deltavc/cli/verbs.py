@@ -33,6 +33,13 @@ SECTIONS = (
 )
 
 VERBS: dict[str, VerbRow] = {
+    "init": VerbRow("Start", "Create a repository"),
+    "base": VerbRow(
+        "Start",
+        "Register and check frozen base models",
+        ("add", "list", "show", "verify", "remove"),
+    ),
+    "commit": VerbRow("Record", "Record an adapter or a checkpoint as a new revision"),
     "config": VerbRow("Help", "Show and change settings", ("get", "set", "unset", "list")),
     "completion": VerbRow("Help", "Print a completion script for a shell"),
     "help": VerbRow("Help", "Explain a verb or a topic"),
@@ -41,16 +48,9 @@ VERBS: dict[str, VerbRow] = {
 """Verbs in the order of the first screen within each section."""
 
 PLANNED: dict[str, VerbRow] = {
-    "init": VerbRow("Start", "Create a repository"),
-    "base": VerbRow(
-        "Start",
-        "Register and check frozen base models",
-        ("add", "list", "show", "verify", "remove"),
-    ),
     "doctor": VerbRow("Start", "Check the installation and the repository"),
     "status": VerbRow("Record", "Show where things stand"),
     "diff": VerbRow("Record", "Show what differs between two revisions"),
-    "commit": VerbRow("Record", "Record an adapter or a checkpoint as a new revision"),
     "log": VerbRow("History", "List revisions, newest first"),
     "show": VerbRow("History", "Show one object"),
     "blame": VerbRow("History", "Say which commit each delta came from"),
