@@ -10,6 +10,7 @@ folders are not entered.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ MAX_COMPONENT = 255
 MAX_DEPTH = 8
 MAX_FILES = 20_000
 MAX_FILE_BYTES = 512 << 20
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def shown(text: object) -> str:
@@ -70,7 +72,7 @@ def check_tensor_name(name: str, what: str) -> str:
 
 def _has_control(text: str) -> bool:
     """Tells whether text holds C0 or C1 controls, DEL, NUL or lone surrogates."""
-    return any(c < " " or "\x7f" <= c <= "\x9f" or "\ud800" <= c <= "\udfff" for c in text)
+    return _CONTROL.search(text) is not None
 
 
 def kind_of(path: Path) -> str | None:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deltavc.delta.kinds import Delta, dense, replace
 from deltavc.delta.rounding import round_sticky
@@ -221,8 +220,7 @@ def _fits(item: AdapterItem, shape: tuple[int, ...]) -> bool:
         return bool(item.orientations(shape))
     if isinstance(item, Rows):
         return shape[1:] == item.values.shape[1:] and int(item.index[-1]) < shape[0]
-    if not isinstance(item, Whole):
-        return False
+    assert isinstance(item, Whole)
     given = item.values.shape
     if given == shape:
         return True
@@ -331,10 +329,7 @@ def _in_dtype(item: Rows, dtype: DType) -> Tensor | None:
     values = item.values
     if values.dtype is dtype:
         return None
-    numbers = values.to_float64().reshape(-1)
-    if dtype.name == "F64":
-        return Tensor(dtype, values.shape, numbers.view(dtype.bits))
-    rounded = Tensor(dtype, values.shape, round_sticky(numbers, np.zeros_like(numbers), dtype))
+    rounded = _rounded(values, dtype)
     if not rounded.is_finite():
         raise NonFiniteTensor(
             f"the adapter's rows of '{shown(item.name)}' are too large for {dtype.name}",
@@ -354,17 +349,31 @@ def _check_copies(matched: Matched, read: Callable[[str], Tensor]) -> None:
             )
 
 
-def _same_values(one: Tensor, other: Tensor) -> bool:
-    if one.shape != other.shape:
+def _same_values(copy: Tensor, base: Tensor) -> bool:
+    """Tells whether a copy has the base's values, perhaps rounded to the dtype loaded."""
+    if copy.shape != base.shape:
         return False
-    if one.dtype is other.dtype:
-        return one.same_bits(other)
-    return all(
-        np.array_equal(_numbers(one, at), _numbers(other, at))
-        for at in range(0, one.count, COMPARE_STEP)
+    if copy.dtype is base.dtype:
+        return copy.same_bits(base)
+    if not (copy.dtype.arithmetic and base.dtype.arithmetic and base.is_finite()):
+        return False
+    narrower = (
+        copy.dtype.mantissa < base.dtype.mantissa or copy.dtype.exponent < base.dtype.exponent
     )
+    for at in range(0, copy.count, COMPARE_STEP):
+        part = slice(at, at + COMPARE_STEP)
+        expected = Tensor(base.dtype, (base.bits[part].size,), base.bits[part])
+        if narrower:
+            expected = _rounded(expected, copy.dtype)
+        found = Tensor(copy.dtype, expected.shape, copy.bits[part])
+        if not np.array_equal(found.to_float64(), expected.to_float64()):
+            return False
+    return True
 
 
-def _numbers(tensor: Tensor, at: int) -> NDArray[np.float64]:
-    bits = tensor.bits[at : at + COMPARE_STEP]
-    return Tensor(tensor.dtype, (bits.size,), bits).to_float64()
+def _rounded(tensor: Tensor, dtype: DType) -> Tensor:
+    """Returns a finite tensor rounded to a dtype, to nearest, ties to even."""
+    numbers = tensor.to_float64().reshape(-1)
+    if dtype.name == "F64":
+        return Tensor(dtype, tensor.shape, numbers.view(dtype.bits))
+    return Tensor(dtype, tensor.shape, round_sticky(numbers, np.zeros_like(numbers), dtype))
