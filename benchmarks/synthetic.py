@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from benchmarks.assets import CACHE, built
 
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 _PIECE = 1 << 20  # elements made at once: 4 MB of float32, near the size of a core's cache
+_TILE = 1 << 18  # elements merged at once: a few float32 temporaries in a core's cache
 _WRITE = 256 << 10  # larger writes are far slower where a hypervisor takes freed memory back
 _DTYPES = {"BF16": ("<u2", "bfloat16"), "F16": ("<f2", "float16"), "F32": ("<f4", "float32")}
 _SPREAD = 0.02  # standard deviation of the weights
@@ -250,7 +252,9 @@ def merged(base: Path, lora: Path, *, cache: Path = CACHE) -> Path:
             shapes = {name: value.shape for name, (_, value) in weights.items()}
             dtypes = {name: dtype for name, (dtype, _) in weights.items()}
             pieces = (_sum(name, weights, factors, scale) for name in weights)
-            _write(folder / "model.safetensors", shapes, dtypes, pieces)
+            # BLAS threads beside our own two cost 5 to 10 times the CPU time on a busy machine.
+            with threadpool_limits(1):
+                _write(folder / "model.safetensors", shapes, dtypes, pieces)
             config = (base / "config.json").read_text(encoding="utf-8")
             (folder / "config.json").write_text(config, encoding="utf-8")
     return target
@@ -322,7 +326,7 @@ def _sum(
         return iter([base])
     a = widen(*factors[f"{stem}.lora_A.weight"])
     b = widen(*factors[f"{stem}.lora_B.weight"])
-    rows = max(1, _PIECE // base.shape[1])
+    rows = max(1, _TILE // base.shape[1])
 
     def piece(first: int) -> NDArray[Any]:
         delta = (b[first : first + rows] @ a) * scale
