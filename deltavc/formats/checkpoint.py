@@ -28,6 +28,7 @@ __all__ = ["Checkpoint", "WeightsFile", "open_checkpoint"]
 
 SAFETENSORS = ".safetensors"
 INDEX = ".index.json"
+ADAPTER_KEYS = "base_model.model."
 MAX_INDEX = 100_000_000
 MAX_CONFIG = 16 << 20
 # other frameworks' copies of the same weights
@@ -180,7 +181,11 @@ def open_checkpoint(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
     """
     path = Path(path)
     if kind_of(path) != "folder":
-        return Checkpoint(path, _open_all([path], allow_pickle=allow_pickle), {}, {})
+        found = Checkpoint(path, _open_all([path], allow_pickle=allow_pickle), {}, {})
+        if found.entries and all(name.startswith(ADAPTER_KEYS) for name in found.entries):
+            found.close()
+            raise _is_adapter(path, "give its folder, with adapter_config.json in it")
+        return found
     listing = list_folder(path)
     weights, expected = _weights(path, listing.files, allow_pickle=allow_pickle)
     sources = _open_all([listing.files[name] for name in weights], allow_pickle=allow_pickle)
@@ -248,11 +253,7 @@ def _last_resort(folder: Path, top: list[str]) -> str:
     models = [name for name in pickles if not name.startswith(TRAINING_STATE)]
     safe = [name for name in top if name.endswith(SAFETENSORS)]
     if "adapter_config.json" in top:
-        raise UnsupportedFormat(
-            f"'{shown(folder)}' is a PEFT adapter, not a full model",
-            hint="read it as one: --as peft",
-            path=str(folder),
-        )
+        raise _is_adapter(folder, "read it as one: --as peft")
     if len(models) == 1 and not safe:
         return models[0]
     if pickles and not safe:
@@ -264,6 +265,12 @@ def _last_resort(folder: Path, top: list[str]) -> str:
         hint="give one of the files, or a folder with model.safetensors or an index",
         path=str(folder),
         found=[shown(name) for name in safe[:20]],
+    )
+
+
+def _is_adapter(path: Path, hint: str) -> UnsupportedFormat:
+    return UnsupportedFormat(
+        f"'{shown(path)}' is a PEFT adapter, not a full model", hint=hint, path=str(path)
     )
 
 

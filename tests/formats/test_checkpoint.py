@@ -193,6 +193,14 @@ def test_folders_without_a_model(tmp_path, files, error):
         open_checkpoint(tmp_path)
 
 
+def test_an_adapters_weights_alone(tmp_path):
+    path = tmp_path / "adapter_model.safetensors"
+    save_file({"base_model.model.q.lora_A.weight": np.ones((1, 1))}, path)
+    with pytest.raises(UnsupportedFormat, match="adapter") as caught:
+        open_checkpoint(path)
+    assert "adapter_config.json" in caught.value.hint
+
+
 def test_things_that_are_not_files(tmp_path):
     os.mkfifo(tmp_path / "pipe.safetensors")
     with socket.socket(socket.AF_UNIX) as server:
