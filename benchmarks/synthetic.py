@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from benchmarks.assets import CACHE, built
 
@@ -231,8 +231,8 @@ def adapter(
 def merged(base: Path, lora: Path, *, cache: Path = CACHE) -> Path:
     """Returns a checkpoint with an adapter merged in, as PEFT does on a CPU.
 
-    scale * (B @ A) and the sum in float32, one rounding to the base's dtype; where the
-    base is float32, another matrix product may differ in the last place.
+    scale * (B @ A) and the sum in float32, one rounding to the base's dtype. Another
+    matrix product may differ in the last place: often in float32, hardly ever in bfloat16.
 
     Args:
         base: Folder of a model made here.
