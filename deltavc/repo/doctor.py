@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from deltavc.catalog.errors import CatalogUnusable
 from deltavc.errors import DeltavcError
-from deltavc.ledger.lock import RepositoryLock
 from deltavc.repo.layout import FORMAT
 from deltavc.repo.results import DoctorReport, Finding
 from deltavc.version import __version__
@@ -51,7 +50,7 @@ def doctor(
     fixed: list[str] = []
     if repo is not None:
         if rebuild_catalog or (fix and _catalog_trouble(repo)):
-            _rebuild(repo)
+            repo.rebuild_catalog()
             fixed.append("catalog rebuilt from objects and event log")
         if fix:
             swept = repo.store.sweep(STALE_SECONDS)
@@ -122,14 +121,6 @@ def _catalog_trouble(repo: Repository) -> str | None:
     except DeltavcError as error:
         return f"the catalog cannot be brought in step: {error.message}"
     return None
-
-
-def _rebuild(repo: Repository) -> None:
-    from deltavc.catalog.writer import Catalog
-
-    lock = RepositoryLock(repo.layout.lock, "doctor", repo.session.lock_timeout)
-    with lock, Catalog(repo.layout.catalog) as catalog:
-        catalog.rebuild(repo.log, repo.load_body, skipped=repo.note_skipped)
 
 
 def _clock(repo: Repository) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from deltavc.errors import RepositoryExists, RepositoryUnwritable
 from deltavc.ids import check_name
+from deltavc.ledger.log import EventLog
 from deltavc.repo.layout import FORMAT_TEXT, Layout
 from deltavc.repo.repository import HEAD, Repository, branch_ref
 from deltavc.store import ObjectStore
@@ -88,8 +89,8 @@ def _populate(layout: Layout, settings: str) -> None:
     building = layout.root / f".deltavc-init-{os.getpid()}"
     inner = Layout(building)
     inner.folder.mkdir(parents=True)
-    for folder in (inner.events, inner.cache):
-        folder.mkdir()
+    inner.cache.mkdir()
+    EventLog.create(inner.events)
     ObjectStore.create(inner.folder)
     inner.config.write_text(settings, encoding="utf-8")
     inner.lock.touch()

@@ -153,7 +153,13 @@ class Repository:
         except CatalogUnusable as error:
             if error.context.get("reason") not in ("missing", "older"):
                 raise
-        self.catch_up()
+        try:
+            self.catch_up()
+        except CatalogUnusable as error:
+            if error.context.get("reason") != "diverged":
+                raise
+            # The log is the truth: a catalog of another log, as a power cut may leave it, is remade.
+            self.rebuild_catalog()
         return CatalogReader(self.layout.catalog)
 
     def catch_up(self) -> None:
@@ -162,6 +168,15 @@ class Repository:
 
         with Catalog.open_or_create(self.layout.catalog) as catalog:
             catalog.catch_up(self.log, self.load_body, skipped=self.note_skipped)
+
+    def rebuild_catalog(self) -> None:
+        """Makes the catalog anew from objects and event log."""
+        from deltavc.catalog.writer import Catalog
+        from deltavc.ledger.lock import RepositoryLock
+
+        lock = RepositoryLock(self.layout.lock, "catalog rebuild", self.session.lock_timeout)
+        with lock, Catalog(self.layout.catalog) as catalog:
+            catalog.rebuild(self.log, self.load_body, skipped=self.note_skipped)
 
     def note_skipped(self, kind: str, oid: ObjectId, error: DeltavcError) -> None:
         """Warns of an object that the catalog had to leave out: it must not block a command."""
