@@ -11,7 +11,6 @@ import errno
 import fcntl
 import hashlib
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -168,7 +167,7 @@ class StagedFile:
     """
 
     def __init__(self, folder: Path, prefix: str) -> None:
-        self.path = folder / f"{prefix}-{os.getpid()}-{secrets.token_hex(8)}"
+        self.path = folder / f"{prefix}-{os.getpid()}-{os.urandom(8).hex()}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with writing(self.path):
             make_folder(folder)

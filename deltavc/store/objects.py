@@ -249,6 +249,7 @@ class ObjectStore:
         Raises:
             RepositoryUnwritable: It cannot be written; nothing is left behind.
         """
+        record.check_kind(kind)
         body = as_parts(parts)
         oid = object_id(kind, [part.data for part in body])
         if self.is_whole(oid):

@@ -92,10 +92,13 @@ class PackSet:
     def add(self, index: PackIndex) -> None:
         """Takes in a pack that was just written."""
         with self._lock:
-            if self._listed and index.name not in self._indexes:
-                self._uncovered.append(index.name)
+            new = index.name not in self._indexes
             self._indexes[index.name] = index
             self._damaged.pop(index.name, None)
+            if self._listed and new:
+                self._uncovered.append(index.name)
+                if len(self._uncovered) > self._allowed():
+                    self._cover()
 
     def index(self, name: str) -> PackIndex | None:
         """Returns the index of a pack, or None if it is gone or cannot be read."""
@@ -173,7 +176,7 @@ class PackSet:
         """Works out which packs the table does not cover, and extends it if they are many."""
         covered = set(self._table.names)
         fresh = self._indexes.keys() - covered
-        allowed = max(MIN_UNCOVERED, len(self._indexes) // COVERED_PER_UNCOVERED)
+        allowed = self._allowed()
         if len(fresh) > allowed:
             readable = [index for name in sorted(fresh) if (index := self.index(name))]
             if len(readable) > allowed:
@@ -182,3 +185,7 @@ class PackSet:
                 with suppress(RepositoryUnwritable):  # a read-only store works without it
                     save_table(self._table, self._table_path, self._staging)
         self._uncovered = sorted(fresh)
+
+    def _allowed(self) -> int:
+        """Returns how many packs may lie outside the table, so that it grows in few steps."""
+        return max(MIN_UNCOVERED, len(self._indexes) // COVERED_PER_UNCOVERED)

@@ -26,6 +26,7 @@ __all__ = [
     "MIN_STORED",
     "Prepared",
     "RecordHeader",
+    "check_kind",
     "check_stored",
     "kind_from_bytes",
     "limit_of",
@@ -37,7 +38,7 @@ __all__ = [
 MAGIC = b"DVO1"
 MIN_STORED = 72
 MAX_FRAMES = 1 << 16
-MAX_LARGE = 1 << 35  # the largest embeddings known take 9 GB in float32
+MAX_LARGE = 1 << 34  # the largest embeddings known take 9 GB in float32
 MAX_SMALL = 1 << 28
 LARGE_KINDS = ("delta", "blob")
 _FIXED = struct.Struct("<4sIQ16s32s")
@@ -103,8 +104,7 @@ def prepare(kind: str, parts: Iterable[Part | Buffer]) -> Prepared:
     Raises:
         InternalError: The kind is not such a word, or the body is over the limit.
     """
-    if not _KIND.match(kind):
-        raise InternalError(f"'{kind[:40]}' cannot be a kind of object", kind=kind)
+    check_kind(kind)
     body = frames.as_parts(parts)
     length = sum(memoryview(part.data).nbytes for part in body)
     if length > limit_of(kind):
@@ -119,6 +119,12 @@ def prepare(kind: str, parts: Iterable[Part | Buffer]) -> Prepared:
     )
     head += _CHECKSUM.pack(fast64(head))
     return Prepared(oid, kind, length, tuple(chain([head], stored)))
+
+
+def check_kind(kind: str) -> None:
+    """Raises :class:`InternalError` for a word that cannot be a kind."""
+    if not _KIND.match(kind):
+        raise InternalError(f"'{kind[:40]}' cannot be a kind of object", kind=kind)
 
 
 def limit_of(kind: str) -> int:
@@ -227,7 +233,13 @@ def read_body(file: ReadFile, offset: int, header: RecordHeader, limit: int) -> 
             f"object '{short(header.id)}' declares {header.length} bytes, over {limit}",
             id=header.id,
         )
-    body = _allocate(header.length)
+    try:
+        body = _allocate(header.length)
+    except MemoryError as error:
+        raise ObjectCorrupt(
+            f"object '{short(header.id)}' declares {header.length} bytes, more than memory holds",
+            id=header.id,
+        ) from error
     digest = hashlib.sha256(object_header(header.kind, header.length))
     at, where = 0, offset + header.size
     for frame in header.frames:
