@@ -5,6 +5,7 @@ is replaced by the rounded result and the exact error. An :class:`Accumulator`
 keeps the running sum of each element as three float64 and remembers where a
 fourth would have been needed; there the caller falls back to integers. So a
 result is either exact or says that it is not, whatever the order of the terms.
+For a handful of elements :class:`ExactRows` does the same with less ado.
 
 Source:
     Two-sum is Knuth's, the split of a product Dekker's and Veltkamp's; the
@@ -16,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from fractions import Fraction
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,8 @@ from numpy.typing import NDArray
 __all__ = [
     "CHUNK_RANGE",
     "Accumulator",
+    "ExactRows",
+    "ExactSum",
     "Vector",
     "common_denominator",
     "float_chunks",
@@ -56,8 +60,8 @@ def two_product(a: Vector, b: Vector | float) -> tuple[Vector, Vector]:
     scaled = a * SPLITTER
     a_high = scaled - (scaled - a)
     a_low = a - a_high
-    scaled = b * SPLITTER
-    b_high = scaled - (scaled - b)
+    other = b * SPLITTER
+    b_high = other - (other - b)
     b_low = b - b_high
     error = ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
     return product, error
@@ -92,8 +96,53 @@ def float_chunks(value: Fraction) -> list[float] | None:
     return chunks
 
 
-class Accumulator:
+class ExactSum:
     """Sums of many elements at once, each exact or marked as lost.
+
+    Attributes:
+        lost: Marks of sums that must not be used.
+    """
+
+    lost: NDArray[np.bool_]
+
+    def copy(self) -> Self:
+        """Returns the same sums, to add to independently."""
+        raise NotImplementedError
+
+    def add(self, term: Vector) -> None:
+        """Adds a number to each sum."""
+        raise NotImplementedError
+
+    def add_all(self, terms: Vector) -> None:
+        """Adds several numbers to each sum: the columns of a matrix."""
+        for term in terms:
+            self.add(term)
+
+    def add_product(self, a: Vector, b: Vector | float) -> None:
+        """Adds a product to each sum; :func:`two_product` tells its range."""
+        if isinstance(b, float) and abs(math.frexp(b)[0]) == 0.5:
+            self.add(a * b)  # a power of two: the product is exact
+            return
+        for part in two_product(a, b):
+            self.add(part)
+
+    def estimate(self) -> Vector:
+        """Returns the sums as float64, within about half a step."""
+        raise NotImplementedError
+
+    def leading(self) -> tuple[Vector, NDArray[np.bool_]]:
+        """Returns numbers with the exact sign of the sums, and where they can be trusted.
+
+        Returns:
+            Numbers within 1 % of the sums and of their sign, zero just where a
+            sum is zero; and a mask, False where the sum was lost or its sign
+            could not be told.
+        """
+        raise NotImplementedError
+
+
+class Accumulator(ExactSum):
+    """Exact sums as three float64 each: for thousands of elements.
 
     Args:
         size: Number of elements.
@@ -101,10 +150,10 @@ class Accumulator:
 
     def __init__(self, size: int) -> None:
         self.levels: list[Vector] = [np.zeros(size) for _ in range(LEVELS)]
-        self.lost: NDArray[np.bool_] = np.zeros(size, dtype=np.bool_)
+        self.lost = np.zeros(size, dtype=np.bool_)
 
     def copy(self) -> Accumulator:
-        """Returns an accumulator with the same sums."""
+        """Returns the same sums, to add to independently."""
         twin = Accumulator(0)
         twin.levels, twin.lost = list(self.levels), self.lost.copy()
         return twin
@@ -117,29 +166,13 @@ class Accumulator:
                 return
         self.lost |= term != 0
 
-    def add_product(self, a: Vector, b: Vector | float) -> None:
-        """Adds a product to each sum; :func:`two_product` tells its range."""
-        if isinstance(b, float) and abs(math.frexp(b)[0]) == 0.5:
-            self.add(a * b)  # a power of two: the product is exact
-            return
-        product, error = two_product(a, b)
-        self.add(product)
-        if error.any():
-            self.add(error)
-
     def estimate(self) -> Vector:
         """Returns the sums as float64, within about half a step."""
         first, second, third = self.levels
         return first + (second + third)
 
     def leading(self) -> tuple[Vector, NDArray[np.bool_]]:
-        """Returns numbers with the exact sign of the sums, and where they can be trusted.
-
-        Returns:
-            Numbers within 1 % of the sums and of their sign, zero just where a
-            sum is zero; and a mask, False where the sum was lost or its sign
-            could not be told from three float64.
-        """
+        """Returns numbers with the exact sign of the sums, and where they can be trusted."""
         first, second, third = self.levels
         for _ in range(3):
             second, third = two_sum(second, third)
@@ -147,3 +180,41 @@ class Accumulator:
         tail = np.maximum(np.abs(second), np.abs(third))
         known = ((tail == 0) | (np.abs(first) > 1024 * tail)) & ~self.lost
         return first, known
+
+
+class ExactRows(ExactSum):
+    """Exact sums as lists of their terms, added by :func:`math.fsum`: for few elements.
+
+    Args:
+        size: Number of elements.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._terms: list[Vector] = []
+        self.lost = np.zeros(size, dtype=np.bool_)
+
+    def copy(self) -> ExactRows:
+        """Returns the same sums, to add to independently."""
+        twin = ExactRows(0)
+        twin._terms, twin.lost = list(self._terms), self.lost.copy()
+        return twin
+
+    def add(self, term: Vector) -> None:
+        """Adds a number to each sum."""
+        self._terms.append(term[np.newaxis])
+
+    def add_all(self, terms: Vector) -> None:
+        """Adds several numbers to each sum: the columns of a matrix."""
+        self._terms.append(terms)
+
+    def estimate(self) -> Vector:
+        """Returns the sums as float64, correctly rounded."""
+        if not self._terms:
+            return np.zeros(self.lost.size)
+        columns = np.concatenate(self._terms).T
+        columns[self.lost] = 0.0
+        return np.array([math.fsum(column) for column in columns.tolist()], dtype=np.float64)
+
+    def leading(self) -> tuple[Vector, NDArray[np.bool_]]:
+        """Returns numbers with the exact sign of the sums, and where they can be trusted."""
+        return self.estimate(), ~self.lost

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from deltavc.delta.kinds import Delta
 from deltavc.delta.rounding import not_finite
-from deltavc.delta.rounding_form import Factors, LinearForm, Plane
+from deltavc.delta.rounding_form import Factors, LinearForm, Plane, is_tame
 from deltavc.delta.tensor import Bits, DType, Tensor, dtype_named
 from deltavc.errors import MergeConflict, NonFiniteTensor, ShapeMismatch, UnsupportedFormat
 from deltavc.ids import short
@@ -379,7 +379,9 @@ def _form(
             share["base" if replaced else "anchor"] -= coefficient
             continue
         planes.extend(_listed(term, base, name))
-    own = [Plane(share["anchor"], anchor)] if share["anchor"] else []
+    # Without a share of its own the anchor stays in the sum only to show what is not finite.
+    shows = bool(share["anchor"]) or not anchor.is_finite()
+    own = [Plane(share["anchor"], anchor)] if shows else []
     if share["base"] and base is not None:
         own.append(Plane(share["base"], base))
     if base is not None and replaced and len(planes) + len(own) > 1:
@@ -392,7 +394,9 @@ def _factors(term: Term, name: str) -> Factors:
     for factor in ("b", "a"):
         _finite(delta.factor(factor), name)
     left, right = delta.matrices()
-    return Factors(term.coefficient * delta.scale, left, right)
+    wide = "F64" in (delta.header.b_dtype, delta.header.a_dtype)
+    tame = not wide or (is_tame(left) and is_tame(right))
+    return Factors(term.coefficient * delta.scale, left, right, tame)
 
 
 def _listed(term: Term, base: Tensor, name: str) -> list[Plane]:

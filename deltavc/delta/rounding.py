@@ -148,4 +148,5 @@ def round_sticky(near: NDArray[np.float64], rest: NDArray[Any], dtype: DType) ->
     rounded = ((clamped - smallest_exponent(dtype)) << dtype.mantissa) + kept
     rounded = np.minimum(rounded, infinity_bits(dtype))
     rounded |= np.where(negative & ((magnitude != 0) | (sign != 0)), sign_bit(dtype), 0)
-    return rounded.astype(dtype.bits)
+    result: Bits = rounded.astype(dtype.bits)
+    return result

@@ -14,12 +14,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deltavc.delta.exactsum import (
     Accumulator,
+    ExactRows,
+    ExactSum,
     Vector,
     common_denominator,
     float_chunks,
@@ -34,6 +37,7 @@ Index = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 CHUNK = 4096  # elements settled at a time: a dozen temporaries of 32 KiB stay in cache
+FEW = 256  # below, a correctly rounded sum for each element beats some hundred array calls
 TAME = 2.0**300
 SMALL, LARGE = 2.0**-900, 2.0**960  # where near times the denominator's chunks is exact
 
@@ -89,6 +93,7 @@ class Factors:
     coefficient: Fraction
     left: Vector
     right: Vector
+    tame: bool  # within the range of is_tame, as all of F32, F16 and BF16 are
 
 
 class LinearForm:
@@ -111,7 +116,7 @@ class LinearForm:
         coefficients = [p.coefficient for p in self.planes]
         coefficients += [f.coefficient for f in self.factors]
         self.denominator = common_denominator(coefficients)
-        self._columns: list[_Column] = []
+        self._factor_chunks: list[list[float]] = []
         self._plane_chunks: list[list[float]] = []
         self._denominator_chunks: list[float] = []
         self.tame = self._prepare()
@@ -129,18 +134,27 @@ class LinearForm:
             self._plane_chunks.append(chunks)
         for term in self.factors:
             chunks = float_chunks(term.coefficient * self.denominator)
-            if chunks is None or not (is_tame(term.left) and is_tame(term.right)):
+            if chunks is None or not term.tame:
                 return False
-            for chunk in chunks:
-                self._add_columns(np.ascontiguousarray(term.left.T), term.right, chunk)
+            self._factor_chunks.append(chunks)
         return True
 
-    def _add_columns(self, left: Vector, right: Vector, chunk: float) -> None:
-        """Appends the factor columns of one term, scaled exactly: two where one is too short."""
-        for part in two_product(left, chunk):
-            for scaled, row in zip(part, right, strict=True):
-                if scaled.any() and row.any():
-                    self._columns.append(_Column(scaled, row, _is_single(scaled, row)))
+    @cached_property
+    def _columns(self) -> _Columns:
+        """The factors' columns, scaled exactly by the denominator: two where one is too short."""
+        lefts: list[Vector] = [np.empty((0, self.rows))]
+        rights: list[Vector] = [np.empty((0, self.columns))]
+        for term, chunks in zip(self.factors, self._factor_chunks, strict=True):
+            left = np.ascontiguousarray(term.left.T)
+            for part in (part for chunk in chunks for part in two_product(left, chunk)):
+                if part.any():
+                    lefts.append(part)
+                    rights.append(term.right)
+        left = lefts[1] if len(lefts) == 2 else np.concatenate(lefts)
+        right = rights[1] if len(rights) == 2 else np.concatenate(rights)
+        with np.errstate(all="ignore"):
+            single = [bool((m.astype(np.float32) == m).all()) for m in (left, right)]
+        return _Columns(left, right, all(single))
 
     # settling ------------------------------------------------------------
 
@@ -186,7 +200,8 @@ class LinearForm:
         if not self.tame:
             none = np.zeros(flat.size, dtype=np.bool_)
             return np.zeros(flat.size, self.dtype.bits), none, none.copy()
-        total = self._sum(flat)
+        total = (ExactRows if flat.size < FEW else Accumulator)(flat.size)
+        self._add_terms(total, flat)
         near = total.estimate()
         if self.denominator != 1:
             # The quotient may be more than a step off; one correction brings it within.
@@ -205,9 +220,8 @@ class LinearForm:
             return bits, zero, known & (sure | zero)
         return round_sticky(near, rest, self.dtype), zero, known
 
-    def _sum(self, flat: Index) -> Accumulator:
-        """Returns the exact sums, times the common denominator."""
-        total = Accumulator(flat.size)
+    def _add_terms(self, total: ExactSum, flat: Index) -> None:
+        """Adds all terms, times the common denominator."""
         for plane, chunks in zip(self.planes, self._plane_chunks, strict=True):
             values = plane.gather(flat)
             if plane.values.dtype.size == 8:
@@ -215,17 +229,17 @@ class LinearForm:
                 total.lost |= (sizes != 0) & ((sizes > TAME) | (sizes < 1 / TAME))
             for chunk in chunks:
                 total.add_product(values, chunk)
-        if self._columns:
-            rows, columns = np.divmod(flat, self.columns)
-        for column in self._columns:
-            left, right = column.left[rows], column.right[columns]
-            if column.single:
-                total.add(left * right)
-            else:
-                total.add_product(left, right)
-        return total
+        if not self.factors:
+            return
+        rows, columns = np.divmod(flat, self.columns)
+        left, right = self._columns.left[:, rows], self._columns.right[:, columns]
+        if self._columns.single:
+            total.add_all(left * right)
+        else:
+            for part in two_product(left, right):
+                total.add_all(part)
 
-    def _remainder(self, total: Accumulator, near: Vector) -> Accumulator:
+    def _remainder(self, total: ExactSum, near: Vector) -> ExactSum:
         """Returns total - denominator · near, exactly."""
         rest = total.copy()
         for chunk in self._denominator_chunks:
@@ -233,7 +247,7 @@ class LinearForm:
         return rest
 
     def _round_to_float64(
-        self, remainder: Accumulator, near: Vector, rest: Vector, step: Vector
+        self, remainder: ExactSum, near: Vector, rest: Vector, step: Vector
     ) -> tuple[Bits, Mask]:
         """Rounds to float64 itself: compares the remainder with half a step."""
         half = np.copysign(step / 2, rest)
@@ -263,14 +277,13 @@ class LinearForm:
 
 
 @dataclass(frozen=True)
-class _Column:
-    """One column of left factors with its row of right ones, scaled by the denominator."""
+class _Columns:
+    """All factors side by side, scaled by the denominator.
+
+    Shapes:
+        left: (terms, rows), right: (terms, columns).
+    """
 
     left: Vector
     right: Vector
-    single: bool  # both fit float32, so that the products are exact in float64
-
-
-def _is_single(left: Vector, right: Vector) -> bool:
-    with np.errstate(all="ignore"):
-        return all(bool((part.astype(np.float32) == part).all()) for part in (left, right))
+    single: bool  # all fit float32, so that the products are exact in float64

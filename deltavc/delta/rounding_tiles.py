@@ -12,22 +12,30 @@ from __future__ import annotations
 
 import math
 import threading
+from functools import cached_property
 
 import numpy as np
 import torch
 
-from deltavc.delta.rounding import infinity_bits, magnitude_mask, smallest_exponent
-from deltavc.delta.rounding_form import TAME, Index, LinearForm, Plane
+from deltavc.delta.rounding import (
+    infinity_bits,
+    magnitude_mask,
+    round_sticky,
+    smallest_exponent,
+)
+from deltavc.delta.rounding_exact import ExactTiles
+from deltavc.delta.rounding_form import TAME, Index, LinearForm, Mask, Plane
 from deltavc.delta.tensor import Bits, DType, Tensor
 
 __all__ = ["TILE", "TileKernel"]
 
-TILE = 1 << 17  # elements; see docs/explanation/numerics.md for what was tried
+TILE = 1 << 18  # elements; see docs/explanation/numerics.md for what was tried
 MAX_TERMS = 1 << 14  # keeps gamma under 2**-38, see the margins below
 UNIT = 2.0**-53
 FLOOR = 2.0**-960  # covers all underflow of tame terms
 F32_WINDOW = 1 << 16  # float64 steps on either side of a float32 boundary that count as near
 F32_SPARE_BITS = 29
+EXACT_SHARE = 1024  # with more marks than one in this many, ask whether sums were exact
 _scratch = threading.local()
 
 
@@ -44,6 +52,7 @@ class _Scratch:
         self.words = np.empty(size, dtype=np.uint32)
         self.halves = np.empty(size, dtype=np.uint16)
         self.mask = np.empty(size, dtype=np.bool_)
+        self.exact = np.empty(size, dtype=np.bool_)
 
     @classmethod
     def of(cls, size: int) -> _Scratch:
@@ -99,6 +108,10 @@ class TileKernel:
         self._column_norm = float(norms.max(initial=0.0)) + FLOOR
         self._plain = len(self._planes) == 1 and self._planes[0].coefficient == 1
 
+    @cached_property
+    def _exact(self) -> ExactTiles:
+        return ExactTiles(self.form, self._planes, self._left.numpy(), self._right.numpy())
+
     def compute(self, start: int, stop: int, out: Bits) -> int:
         """Computes rows [start, stop) into ``out``.
 
@@ -116,15 +129,18 @@ class TileKernel:
             return int(out.size)
         step = max(1, TILE // max(columns, 1))
         scratch = _Scratch.of(step * columns)
-        settled = 0
+        undecided: list[Index] = []
         for row in range(start, stop, step):
             end = min(row + step, stop)
             part = out[(row - start) * columns : (end - start) * columns]
-            open_elements = self._tile(row, end, part, scratch)
-            if open_elements.size:
-                part[open_elements] = self.form.settle(open_elements + row * columns)
-                settled += open_elements.size
-        return settled
+            found = self._tile(row, end, part, scratch)
+            if found.size:
+                undecided.append(found + (row - start) * columns)
+        if not undecided:
+            return 0
+        every = np.concatenate(undecided)
+        out[every] = self.form.settle(every + start * columns)
+        return int(every.size)
 
     def _tile(self, start: int, stop: int, out: Bits, scratch: _Scratch) -> Index:
         """Computes one tile; returns the elements that it could not decide."""
@@ -133,23 +149,39 @@ class TileKernel:
         wide = scratch.wide[:count]
         bound = self._fill(start, stop, wide, scratch)
         target = _aliased(out, self.dtype)
+        mask = scratch.mask[:count]
         if self.dtype.size == 4:
             target.copy_(wide)
-            found = self._near_float32_boundary(start, count, scratch)
+            self._mark_near(mask, scratch)
         else:
             single = scratch.single[:count]
             single.copy_(wide)
             target.copy_(single)
-            found = self._on_boundary(count, scratch)
-        extra = self._special(out, bound, scratch)
-        parts = [found, extra]
+            self._mark_halfway(mask, scratch)
+        # Sums that are exact are right as they are, but for those that float32 rounded before.
+        exact = scratch.exact[:count]
+        crowded = np.count_nonzero(mask) > count // EXACT_SHARE
+        if crowded and self._exact.find(start, stop, exact):
+            if self.dtype.size == 2:
+                self._round_once(np.flatnonzero(mask & exact), out, scratch)
+            np.greater(mask, exact, out=mask)  # marked and not exact
+        found = np.flatnonzero(mask)
+        if found.size:
+            found = (self._near if self.dtype.size == 4 else self._halfway)(start, found, scratch)
+        parts = [found, self._special(out, bound, scratch)]
         for index in self._sparse:
             low, high = np.searchsorted(index, (start * columns, stop * columns))
             parts.append(index[low:high] - start * columns)
         parts = [part for part in parts if part.size]
-        if len(parts) > 1:
-            return np.unique(np.concatenate(parts))
-        return parts[0] if parts else found
+        return np.concatenate(parts) if parts else found
+
+    def _round_once(self, found: Index, out: Bits, scratch: _Scratch) -> None:
+        """Rounds exact sums to 16 bits where float32 changed them."""
+        sums = scratch.wide.numpy()[found]
+        changed = scratch.single.numpy()[found] != sums
+        if changed.any():
+            sums = sums[changed]
+            out[found[changed]] = round_sticky(sums, np.zeros(sums.size), self.dtype)
 
     def _fill(self, start: int, stop: int, wide: torch.Tensor, scratch: _Scratch) -> float:
         """Computes the sum in float64 and bounds its error.
@@ -189,39 +221,45 @@ class TileKernel:
             wide.zero_()
         return 1.01 * self._gamma * sizes + FLOOR
 
-    def _on_boundary(self, count: int, scratch: _Scratch) -> Index:
-        """Finds float32 values halfway between two numbers of a 16-bit target."""
-        halves, mask = scratch.halves[:count], scratch.mask[:count]
-        np.copyto(halves, scratch.single_bits[:count], casting="unsafe")
+    def _mark_halfway(self, mask: Mask, scratch: _Scratch) -> None:
+        """Marks float32 values that may be halfway between two numbers of a 16-bit target."""
+        halves = scratch.halves[: mask.size]
+        np.copyto(halves, scratch.single_bits[: mask.size], casting="unsafe")
         if self.dtype.name == "BF16":
             np.equal(halves, np.uint16(0x8000), out=mask)
-            return np.flatnonzero(mask)
+            return
         # Halfway for F16 means 13 spare bits 1000…, or, below 2**-14, more zeros than these.
         np.left_shift(halves, np.uint16(4), out=halves)
         np.equal(halves, np.uint16(0), out=mask)
-        found: Index = np.flatnonzero(mask)
-        if found.size:
-            values = np.abs(scratch.single.numpy()[found].astype(np.float64))
-            values = np.where(np.isfinite(values), values, 0.0)
-            exponent = np.maximum(np.frexp(values)[1] - 1, smallest_exponent(self.dtype))
-            steps = np.ldexp(values, self.dtype.mantissa + 1 - exponent)  # exact half steps
-            found = found[np.fmod(steps, 2.0) == 1.0]
-        return found
 
-    def _near_float32_boundary(self, start: int, count: int, scratch: _Scratch) -> Index:
-        """Finds float64 values within their error of halfway between two float32."""
-        words, mask = scratch.words[:count], scratch.mask[:count]
+    def _halfway(self, start: int, found: Index, scratch: _Scratch) -> Index:  # noqa: ARG002
+        """Keeps those of the marked elements that are halfway indeed."""
+        if self.dtype.name == "BF16":
+            return found
+        values = np.abs(scratch.single.numpy()[found].astype(np.float64))
+        values = np.where(np.isfinite(values), values, 0.0)
+        exponent = np.maximum(np.frexp(values)[1] - 1, smallest_exponent(self.dtype))
+        half_steps = np.ldexp(values, self.dtype.mantissa + 1 - exponent)
+        halfway: Index = found[np.fmod(half_steps, 2.0) == 1.0]
+        return halfway
+
+    def _mark_near(self, mask: Mask, scratch: _Scratch) -> None:
+        """Marks float64 values within the window about halfway between two float32."""
+        words = scratch.words[: mask.size]
         half, window = 1 << (F32_SPARE_BITS - 1), F32_WINDOW
         drop = 32 - F32_SPARE_BITS
-        np.copyto(words, scratch.wide_bits[:count], casting="unsafe")
+        np.copyto(words, scratch.wide_bits[: mask.size], casting="unsafe")
         np.add(words, np.uint32((window - half) % (1 << 32)), out=words)
         np.left_shift(words, np.uint32(drop), out=words)
         np.less(words, np.uint32(2 * window << drop), out=mask)
-        found: Index = np.flatnonzero(mask)
-        if not found.size or not self._plain:
+
+    def _near(self, start: int, found: Index, scratch: _Scratch) -> Index:
+        """Keeps those of the marked elements that are halfway within their own error."""
+        if not self._plain:
             return found
         # The tile's bound is that of its largest row and column; most are closer to the truth.
         values = np.abs(scratch.wide.numpy()[found])
+        half = 1 << (F32_SPARE_BITS - 1)
         low = (scratch.wide_bits[found] & np.uint64(2 * half - 1)).astype(np.int64)
         distance = np.abs(low - half) * np.spacing(values)
         rows, columns = np.divmod(found, self.form.columns)

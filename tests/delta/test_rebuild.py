@@ -27,7 +27,7 @@ from deltavc.errors import MergeConflict, NonFiniteTensor, ShapeMismatch, Unsupp
 
 FLOATS = ["BF16", "F16", "F32", "F64"]
 CODES = {"BF16": ("f", "I"), "F16": ("e", "H"), "F32": ("f", "I"), "F64": ("d", "Q")}
-relaxed = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+relaxed = settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 
 # the definition, independent of the code --------------------------------------
 
