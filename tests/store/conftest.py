@@ -15,8 +15,12 @@ def store(tmp_path: Path) -> ObjectStore:
 
 
 @pytest.fixture
-def filled(store: ObjectStore) -> tuple[ObjectStore, dict[ObjectId, tuple[str, bytes]]]:
+def filled(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> tuple[ObjectStore, dict[ObjectId, tuple[str, bytes]]]:
     """A store with two packs and loose objects, and what it holds."""
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # a fixture need not outlive a power cut
     held: dict[ObjectId, tuple[str, bytes]] = {}
     noise = os.urandom(20_000)
     for number in range(2):
@@ -31,4 +35,5 @@ def filled(store: ObjectStore) -> tuple[ObjectStore, dict[ObjectId, tuple[str, b
             pack.finish()
         body = b'{"value":%d.5}' % number
         held[store.put("measurement", [body])] = ("measurement", body)
+    monkeypatch.setattr(os, "fsync", real)
     return store, held
