@@ -7,11 +7,12 @@ on its factors without forming full matrices where both sides are low-rank.
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from deltavc.delta.vector import FILE, REMOVED, Vector
-from deltavc.errors import BaseMismatch, UsageError
+from deltavc.errors import BaseMismatch, ShapeMismatch, UsageError
 from deltavc.ids import CommitId, ObjectId, short
 from deltavc.repo.repository import HEAD
 from deltavc.repo.results import Diff, DiffRow
@@ -116,23 +117,31 @@ def _row(repo: Repository, base: OpenBase, name: str, before: Vector, after: Vec
     in_base = name in base.record.tensors
     origin = base.tensor(name) if in_base else None
     change = "changed" if old and new else "added" if new else "removed"
-    found = compare(
-        [(repo.delta(oid), c) for oid, c in old.items()],
-        [(repo.delta(oid), c) for oid, c in new.items()],
-        origin,
-    )
-    if found is None:
+    try:
+        found = compare(
+            [(repo.delta(oid), c) for oid, c in old.items()],
+            [(repo.delta(oid), c) for oid, c in new.items()],
+            origin,
+        )
+    except ShapeMismatch:  # replacements of another form have no difference in numbers
         return DiffRow(
-            parameter=name, norm_a=None, norm_b=None, norm_diff=None, relative=None,
-            cosine=None, rank_a=None, rank_b=None, change="replaced" if old and new else change,
-        )  # fmt: skip
+            parameter=name,
+            norm_a=None,
+            norm_b=None,
+            norm_diff=None,
+            relative=None,
+            cosine=None,
+            rank_a=None,
+            rank_b=None,
+            change="replaced" if old and new else change,
+        )
     return DiffRow(
         parameter=name,
         norm_a=found.norm_a,
         norm_b=found.norm_b,
         norm_diff=found.norm_diff,
         relative=found.norm_diff / found.norm_a if found.norm_a else None,
-        cosine=found.cosine,
+        cosine=None if math.isnan(found.cosine) else found.cosine,
         rank_a=found.rank_a,
         rank_b=found.rank_b,
         change=change,

@@ -29,6 +29,7 @@ from deltavc.delta.vector import (
 )
 from deltavc.errors import BaseMismatch, UnsupportedFormat
 from deltavc.ids import DeltaId
+from deltavc.records import canonical
 from deltavc.repo.parallel import unordered
 from deltavc.repo.results import KindRow
 
@@ -46,6 +47,7 @@ __all__ = ["Encoding", "Options", "Selection", "encode_adapter", "encode_checkpo
 ONE = Fraction(1)
 PEFT_CONFIG = "peft/adapter_config.json"
 PEFT_PREFIX = "peft/prefix"
+PEFT_NAMES = "peft/names"
 
 
 @dataclass(frozen=True)
@@ -351,7 +353,7 @@ def encode_adapter(
         BaseMismatch: The adapter's modules are not the base's.
         ShapeMismatch: They are, with other shapes.
     """
-    from deltavc.formats.peft_match import match
+    from deltavc.formats.peft_match import match, own_name
 
     shapes = {
         n: (base.checkpoint.entries[n].dtype, base.checkpoint.entries[n].shape)
@@ -393,15 +395,31 @@ def encode_adapter(
             result.rows[name] = row
     for name in selected(matched.new):
         put(name, matched.new[name], "new", None, on_top=False)
+    _copy_ties(base, params, {*matched.params, *matched.replaced})
+    for alias, name in sorted(matched.ties.items()):
+        repo.warnings.append(f"'{alias}' is tied to '{name}': the adapter changes both")
     meta = dict(start.meta)
     meta |= _forms(base, {name: matched.new[name].values() for name in selected(matched.new)})
     meta |= _forms(base, {name: matched.replaced[name] for name in selected(matched.replaced)})
     meta[ATTACHMENT + PEFT_CONFIG] = sink.blob(adapter.config_bytes)
     meta[ATTACHMENT + PEFT_PREFIX] = sink.blob(matched.prefix.encode("utf-8"))
+    odd = {b: a for a, b in matched.names.items() if a != own_name(b, matched.prefix)}
+    if odd := {name: own for name, own in odd.items() if name in base.record.tensors}:
+        meta[ATTACHMENT + PEFT_NAMES] = sink.blob(canonical.encode(odd))
     result.vector = Vector(base.id, {name: params[name] for name in sorted(params)}, meta)
     result.unchanged = sum(name not in params for name in base.record.tensors)
     result.model_bytes = base.checkpoint.total_bytes
     return result
+
+
+def _copy_ties(base: OpenBase, params: dict[str, Terms], changed: set[str]) -> None:
+    """Gives a tensor that the base stores twice the same terms under both names."""
+    for alias, name in base.checkpoint.tied.items():
+        if name in changed and alias in base.record.tensors:
+            if name in params:
+                params[alias] = params[name]
+            else:
+                params.pop(alias, None)
 
 
 def _bounded(
@@ -410,7 +428,7 @@ def _bounded(
     """Truncates low-rank factors where an approximation was asked for."""
     if not options.lossy:
         return deltas
-    from deltavc.delta.lossy import truncate
+    from deltavc.delta.truncate import truncate
 
     bounded = []
     for delta in deltas:

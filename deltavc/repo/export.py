@@ -17,7 +17,7 @@ from deltavc.formats.peft_write import write_adapter
 from deltavc.ids import BlobId, CommitId, ObjectId
 from deltavc.records import canonical
 from deltavc.repo import workspace
-from deltavc.repo.encoding import PEFT_CONFIG, PEFT_PREFIX
+from deltavc.repo.encoding import PEFT_CONFIG, PEFT_NAMES, PEFT_PREFIX
 from deltavc.repo.results import CheckedOut
 from deltavc.repo.version import Version, open_version
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["write_peft"]
 
-DROPPED = "-"
 Terms = list[tuple[Delta, Fraction]]
 
 
@@ -86,8 +85,8 @@ def write_peft(
             new=contents.new,
             saved=contents.saved,
             config=config,
-            prefix="" if prefix.startswith(DROPPED) else prefix,
-            dropped=prefix.removeprefix(DROPPED) if prefix.startswith(DROPPED) else "",
+            prefix=prefix,
+            names=_names(attached.get(PEFT_NAMES)),
             base_name=base_name,
             replace=replace,
         )
@@ -127,12 +126,19 @@ def _config(data: bytes | None) -> dict[str, Any] | None:
     return config if isinstance(config, dict) else None
 
 
+def _names(data: bytes | None) -> dict[str, str]:
+    return canonical.decode(data, dict[str, str]) if data is not None else {}
+
+
 def _sort(version: Version, config: Mapping[str, Any] | None) -> _Contents:
     """Sorts parameters into factors, whole modules and new ones; refuses the rest by name."""
     known = version.base.record.tensors
     contents = _Contents({}, {}, {})
     refused = []
-    for name, terms in version.vector.params.items():
+    tied, params = version.base.checkpoint.tied, version.vector.params
+    for name, terms in params.items():
+        if name in tied and params.get(tied[name]) == terms:
+            continue  # one physical tensor: said once
         loaded = [(version.repo.delta(oid), c) for oid, c in terms.items()]
         if name not in known:
             contents.new[name] = version.tensor(name)
@@ -171,7 +177,7 @@ def _is_saved(name: str, config: Mapping[str, Any] | None) -> bool:
 def _bound(contents: _Contents, max_rank: int | None, rel_error: float | None) -> None:
     """Truncates to, or refuses above, the wanted rank."""
     if rel_error is not None:
-        from deltavc.delta.lossy import truncate
+        from deltavc.delta.truncate import truncate
 
         for name, terms in contents.lowrank.items():
             bounded = [truncate(d, max_rank=max_rank, rel_error=rel_error)[0] for d, _ in terms]

@@ -17,6 +17,7 @@ from deltavc.catalog.errors import CatalogUnusable
 from deltavc.errors import DeltavcError, UnknownRevision, UsageError
 from deltavc.ids import BaseId, CommitId, DeltaId, ManifestId, ObjectId, short
 from deltavc.ledger.log import EventLog
+from deltavc.ledger.protocol import GENESIS
 from deltavc.ledger.state import State, replay
 from deltavc.records import canonical
 from deltavc.records.model import Base, BaseSource, Commit, Manifest
@@ -124,14 +125,28 @@ class Repository:
         """Returns all refs as of now, from the catalog when it is in step, else from the log."""
         if self.as_of is not None:
             return self.as_of
+        reader = self._reader_in_step()
+        if reader is None:
+            return replay(self.log)
+        head = self.log.head()
+        applied = reader.applied() or (0, GENESIS)
+        if applied != (head.number, head.hash):  # another process was faster
+            return replay(self.log)
+        return State(refs=reader.refs(), number=head.number, hash=head.hash)
+
+    def _reader_in_step(self) -> CatalogReader | None:
+        """Returns a reader of the catalog as it is; None when it is behind or of no use."""
+        from deltavc.catalog.reader import CatalogReader
+
         head = self.log.head()
         try:
-            reader = self.reader()
+            reader = CatalogReader(self.layout.catalog)
+            if reader.applied() == (head.number, head.hash):
+                return reader
+            reader.close()
         except CatalogUnusable:
-            return replay(self.log)
-        if reader.applied() == (head.number, head.hash):
-            return State(refs=reader.refs(), number=head.number, hash=head.hash)
-        return replay(self.log)
+            pass
+        return None
 
     def reader(self) -> CatalogReader:
         """Returns the catalog's reader, after bringing the catalog in step with the log.
@@ -158,7 +173,7 @@ class Repository:
         except CatalogUnusable as error:
             if error.context.get("reason") != "diverged":
                 raise
-            # The log is the truth: a catalog of another log, as a power cut may leave it, is remade.
+            # The log is the truth: a catalog of another log, as after a power cut, is remade.
             self.rebuild_catalog()
         return CatalogReader(self.layout.catalog)
 
