@@ -199,7 +199,29 @@ def shift(head: Vector, before: Vector, after: Vector) -> Vector:
             params[name] = terms
         else:
             params.pop(name, None)
-    return Vector(head.base, params, _three_way(head.meta, before.meta, after.meta))
+    meta = _three_way(*(_unshaped(v) for v in (head, before, after)))
+    return Vector(head.base, params, meta | _shapes(params, head, after, before))
+
+
+def _unshaped(vector: Vector) -> dict[str, str]:
+    return {key: value for key, value in vector.meta.items() if not key.startswith(SHAPE)}
+
+
+def _shapes(params: Mapping[str, Terms], *vectors: Vector) -> dict[str, str]:
+    """Returns the shapes that remaining parameters need; all that have one must agree on it."""
+    shapes: dict[str, str] = {}
+    for name in params:
+        found = [v.meta[SHAPE + name] for v in vectors if SHAPE + name in v.meta]
+        holders = [v for v in vectors if name in v.params]
+        if found and len(set(found)) > 1:
+            raise MergeConflict(
+                f"'{name}' has another shape or dtype in what is taken away or put in its place",
+                conflicts=[name],
+                forms=sorted(set(found)),
+            )
+        if found and any(SHAPE + name in v.meta for v in holders):
+            shapes[SHAPE + name] = found[0]
+    return shapes
 
 
 def _three_way(
