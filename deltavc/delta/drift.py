@@ -10,7 +10,6 @@ bits predicts them exactly where the plain difference costs some 6 bits a weight
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deltavc.delta.ordinals import ordinals
 from deltavc.delta.predict import Drift
@@ -23,7 +22,7 @@ PROBE_BITS = 6
 MIN_ELEMENTS = 1 << 16
 WORTH = 1.0  # bits a weight that a table must save on a sample
 _CLIP = 1 << 46  # moves and table index share 64 bits, which sort 10 times faster than pairs
-_PROBE = 1 << 13
+_PROBE = 1 << 12
 _LEARN = 1 << 19
 
 
@@ -40,8 +39,7 @@ def find_drift(base: Tensor, new: Tensor) -> Drift | None:
     if base.dtype.mantissa < 16 or base.count < MIN_ELEMENTS:
         return None  # 16-bit floats do not hold so small a step
     first = _fit(base, new, _PROBE, PROBE_BITS)
-    where = _spread(base.count, _PROBE)
-    before, after = base.bits[where], new.bits[where]
+    before, after = _spread(base.bits, _PROBE), _spread(new.bits, _PROBE)
     plain = ordinals(after) - ordinals(before)
     left = ordinals(after) - first.predict(before, 0)
     if _width(plain) - _width(left) < WORTH:
@@ -51,8 +49,7 @@ def find_drift(base: Tensor, new: Tensor) -> Drift | None:
 
 def _fit(base: Tensor, new: Tensor, count: int, bits: int) -> Drift:
     """Returns the medians of the moves away from zero, by leading mantissa bits."""
-    where = _spread(base.count, count)
-    before, after = base.bits[where], new.bits[where]
+    before, after = _spread(base.bits, count), _spread(new.bits, count)
     signed = np.dtype(f"<i{base.dtype.size}")
     moves = (ordinals(after) - ordinals(before)).view(signed).astype(np.int64)
     moves = np.where(before.view(signed) < 0, -moves, moves).clip(-_CLIP, _CLIP)
@@ -66,10 +63,10 @@ def _fit(base: Tensor, new: Tensor, count: int, bits: int) -> Drift:
     return Drift(base.dtype, medians.astype(signed).view(base.dtype.bits))
 
 
-def _spread(count: int, wanted: int) -> NDArray[np.int64]:
-    """Returns evenly spaced positions, with an odd step so that all columns are met."""
-    step = max(1, count // wanted) | 1
-    return np.arange(0, count, step, dtype=np.int64)
+def _spread(bits: Bits, wanted: int) -> Bits:
+    """Returns evenly spaced elements, with an odd step so that all columns are met."""
+    step = max(1, bits.size // wanted) | 1
+    return np.ascontiguousarray(bits[::step])
 
 
 def _width(difference: Bits) -> float:

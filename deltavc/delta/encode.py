@@ -21,7 +21,7 @@ from deltavc.delta.exact import GAPS_BELOW, Coded, code, decode_exact, finish, r
 from deltavc.delta.kinds import Delta
 from deltavc.delta.lowrank_fit import Settings, fit_leading, fit_lowrank
 from deltavc.delta.ordinals import all_finite, block_size, blocks
-from deltavc.delta.predict import LowRank, Predictor, Same
+from deltavc.delta.predict import Predictor, Same
 from deltavc.delta.sparse import decode_sparse, sparse_ordinal
 from deltavc.delta.tensor import Bits, Tensor
 from deltavc.errors import InternalError, UsageError
@@ -30,6 +30,7 @@ __all__ = ["EFFORTS", "Encoded", "encode_tensor", "same_bits"]
 
 _COMPARE = 1 << 15
 _GROUPING_GAIN = 0.97  # grouped elements are read at a third of the speed
+MIN_CHANGED = 0.05  # a merged adapter changes more of a matrix; sparse changes need no probe
 HEADER_COST = 420  # two SHA-256 in hex and the rest of an exact delta's header
 
 
@@ -142,7 +143,7 @@ def encode_tensor(
     base_sha256 = base_sha256 or sha256_hex(base.raw())
     chosen = _choose(base, new, EFFORTS[effort])
     if chosen.is_sparse:
-        delta = sparse_ordinal(base, chosen.folded, base_sha256)
+        delta = sparse_ordinal(base.shape, base.dtype, chosen.coded, base_sha256)
     else:
         delta = finish(chosen.coded, new, base_sha256)
     return _verified(delta, base, new, chosen)
@@ -156,27 +157,32 @@ def _whole(new: Tensor, *, additive: bool) -> Encoded:
 
 def _choose(base: Tensor, new: Tensor, effort: _Effort) -> _Candidate:
     """Returns the smallest of the candidates that the effort allows."""
-    plain = _candidate(base, Same(new.dtype), residual(base, new, Same(new.dtype)))
-    best = plain
-    changed = np.count_nonzero(plain.folded) / max(1, new.count)
-    fitted = fit_lowrank(base, new, effort.fit) if changed > 0.05 else None
-    if fitted is not None:
-        found = _candidate(base, fitted, residual(base, new, fitted), fitted.rank)
-        if found.size < effort.gain * plain.size:
-            best = found
-    if best is plain:
-        drift = find_drift(base, new) if changed > 0.5 else None
-        if drift is not None:
-            best = min(best, _candidate(base, drift, residual(base, new, drift)), key=_size)
-        for rank in effort.leading if changed > GAPS_BELOW else ():
-            rough: LowRank | None = fit_leading(base, new, rank)
-            if rough is not None:
-                best = min(best, _candidate(base, rough, residual(base, new, rough)), key=_size)
+    drift = find_drift(base, new)
+    if drift is not None:  # what saves bits on each weight needs no second look
+        best = _candidate(base, drift, residual(base, new, drift))
+    else:
+        best = _without_drift(base, new, effort)
     if effort.grouped:
         coded = code(base, best.predictor, best.folded, grouped=True)
         size = stored_size(coded.streams) + HEADER_COST
         if size < _GROUPING_GAIN * best.size:
             best = _Candidate(best.predictor, best.folded, coded, size, best.rank)
+    return best
+
+
+def _without_drift(base: Tensor, new: Tensor, effort: _Effort) -> _Candidate:
+    plain = _candidate(base, Same(new.dtype), residual(base, new, Same(new.dtype)))
+    changed = np.count_nonzero(plain.folded) / max(1, new.count)
+    fitted = fit_lowrank(base, new, effort.fit) if changed > MIN_CHANGED else None
+    if fitted is not None:
+        found = _candidate(base, fitted, residual(base, new, fitted), fitted.rank)
+        if found.size < effort.gain * plain.size:
+            return found
+    best = plain
+    for rank in effort.leading if changed > GAPS_BELOW else ():
+        rough = fit_leading(base, new, rank)
+        if rough is not None:
+            best = min(best, _candidate(base, rough, residual(base, new, rough)), key=_size)
     return best
 
 

@@ -19,7 +19,7 @@ from deltavc.delta.tensor import Tensor
 
 __all__ = ["Settings", "fit_leading", "fit_lowrank"]
 
-WIDTHS = {2: (12, 11, 10, 9), 4: (25, 24, 22, 20)}
+WIDTHS = {2: (12, 11, 10, 9), 4: (26, 25, 24, 22)}
 LEADING_WIDTH = 8
 MIN_LEADING_SIDE = 128
 _SAMPLE = 1 << 16
@@ -46,7 +46,7 @@ def fit_lowrank(base: Tensor, new: Tensor, settings: Settings) -> LowRank | None
     """
     if base.dtype.size > 4 or len(base.shape) < 2:
         return None
-    pair = Pair.of(base, new)
+    pair = Pair.of(base, new, quick=True)
     expected = probe(pair)
     factors = find_factors(pair, expected) if expected else None
     if factors is None:
@@ -68,7 +68,7 @@ def fit_leading(base: Tensor, new: Tensor, rank: int) -> LowRank | None:
     """
     if base.dtype.size > 4 or min(base.matrix_shape) < MIN_LEADING_SIDE or len(base.shape) < 2:
         return None
-    factors = leading_factors(Pair.of(base, new), rank)
+    factors = leading_factors(Pair.of(base, new, quick=True), rank)
     return LowRank.quantised(factors.left, factors.right, base.dtype, LEADING_WIDTH)
 
 

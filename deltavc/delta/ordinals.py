@@ -97,30 +97,46 @@ def exponents(bits: Bits, dtype: DType) -> NDArray[np.uint16]:
     return field
 
 
-def widen(bits: Bits, dtype: DType) -> NDArray[np.float64]:
-    """Returns the values of bit patterns as float64, exactly."""
+def widen(bits: Bits, dtype: DType, kind: type = np.float64) -> NDArray[Any]:
+    """Returns the values of bit patterns as float64, or as float32; exact where that can hold them.
+
+    Args:
+        bits: The bit patterns.
+        dtype: What they mean.
+        kind: ``np.float64`` or ``np.float32``; the latter halves the work on 16-bit floats.
+    """
     with np.errstate(invalid="ignore"):  # a signalling NaN in a base that is the wrong one
         if dtype.name == "BF16":
-            return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
-        return bits.view(np.dtype(f"<f{dtype.size}")).astype(np.float64)
+            word = (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+            return word.astype(kind, copy=False)
+        return bits.view(np.dtype(f"<f{dtype.size}")).astype(kind)
 
 
 def all_finite(bits: Bits, dtype: DType) -> bool:
     """Tells whether no bit pattern of an arithmetic dtype is NaN or infinite."""
-    mask = bits.dtype.type(((1 << dtype.exponent) - 1) << dtype.mantissa)
-    return not any(
-        bool(((bits[start:stop] & mask) == mask).any())
+    magnitude = bits.dtype.type((1 << (8 * dtype.size - 1)) - 1)
+    infinity = ((1 << dtype.exponent) - 1) << dtype.mantissa
+    return all(
+        int((bits[start:stop] & magnitude).max()) < infinity
         for start, stop in blocks(bits.size, block_size(dtype))
     )
 
 
-def half_spacing(bits: Bits, dtype: DType) -> NDArray[np.float64]:
-    """Returns half the distance between neighbouring floats at finite values."""
-    power = np.maximum(exponents(bits, dtype), np.uint16(1)).astype(np.int64)
-    bias = (1 << (dtype.exponent - 1)) - 1
-    power += 1022 - bias - dtype.mantissa  # float64's own bias is 1023
-    power <<= 52
-    return power.view(np.float64)
+def half_spacing(bits: Bits, dtype: DType, kind: type = np.float64) -> NDArray[Any]:
+    """Returns half the distance between neighbouring floats at finite values.
+
+    Args:
+        bits: The bit patterns.
+        dtype: What they mean.
+        kind: ``np.float64``, or ``np.float32`` where what is subnormal becomes 0.
+    """
+    number, bias, mantissa = (np.int64, 1023, 52) if kind is np.float64 else (np.int32, 127, 23)
+    power: NDArray[Any] = np.maximum(exponents(bits, dtype), np.uint16(1)).astype(number)
+    power += number(bias - (1 << (dtype.exponent - 1)) - dtype.mantissa)
+    if kind is not np.float64:
+        np.maximum(power, number(0), out=power)
+    power <<= number(mantissa)
+    return power.view(kind)
 
 
 def round_bits(values: NDArray[np.float64], dtype: DType) -> Bits:

@@ -30,7 +30,7 @@ __all__ = ["Drift", "LowRank", "Predictor", "Same", "read_predictor"]
 
 MAX_EXPONENT = 500  # far from where float64 products overflow or lose bits
 MAX_RANK = 1 << 14
-_EXACT_BITS = 53
+_EXACT_BITS = 55  # sums of r products below 2**(p + q - 2) stay within 2**53
 
 
 class Predictor(Protocol):
@@ -158,11 +158,14 @@ class LowRank:
             dtype: The tensor's dtype.
             bits: Wanted width of the integers; less if the rank needs it.
         """
-        bits = min(bits, (_EXACT_BITS - (left.shape[1] - 1).bit_length()) // 2)
-        whole_left, left_exponents = _fixed_point(left, bits)
-        whole_right, right_exponents = _fixed_point(right.T, bits)
+        room = _EXACT_BITS - (left.shape[1] - 1).bit_length()
+        left_bits, right_bits = min(bits, room - room // 2), min(bits, room // 2)
+        whole_left, left_exponents = _fixed_point(left, left_bits)
+        whole_right, right_exponents = _fixed_point(right.T, right_bits)
         right_rows = np.ascontiguousarray(whole_right.T)
-        return cls(dtype, whole_left, right_rows, left_exponents, right_exponents, bits, bits)
+        return cls(
+            dtype, whole_left, right_rows, left_exponents, right_exponents, left_bits, right_bits
+        )
 
     @property
     def rank(self) -> int:

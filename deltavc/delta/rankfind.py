@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +27,8 @@ __all__ = ["Factors", "Pair", "find_factors", "leading_factors", "probe", "refin
 
 SEED = 20240229
 MIN_SIDE = 64  # below, factors cost as much as they save
-PROBE_SIDE = 256
-PROBE_SKETCH = 32
+PROBE_SIDE = 192
+PROBE_SKETCH = 26
 WIDE_SIDE = 192  # QR tells ranks up to three quarters of that from full rank
 MAX_SKETCH = 288
 OVERSAMPLE = 16
@@ -39,7 +40,7 @@ EDGE = 1.15  # singular values of pure noise end near 1.0 of the bound
 _BLOCK = 1 << 14  # elements; a few float64 arrays of them stay in cache
 _MARGIN = 0.9  # aim at the inner nine tenths of each rounding cell
 
-Matrix = NDArray[np.float64]
+Matrix = NDArray[Any]  # float32 or float64, as the pair says
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +53,8 @@ class Pair:
         new: Flat bit patterns of the changed matrix.
         rows: Number of rows.
         columns: Number of columns.
+        kind: Float type to compute in: float32 does for 16-bit floats, at twice
+            the speed, since their rounding noise is far above its error.
     """
 
     dtype: DType
@@ -59,24 +62,32 @@ class Pair:
     new: Bits
     rows: int
     columns: int
+    kind: type = np.float64
 
     @classmethod
-    def of(cls, base: Tensor, new: Tensor) -> Pair:
-        """Returns the pair of two tensors of equal shape, seen as matrices."""
+    def of(cls, base: Tensor, new: Tensor, *, quick: bool = False) -> Pair:
+        """Returns the pair of two tensors of equal shape, seen as matrices.
+
+        Args:
+            base: The base tensor.
+            new: The changed tensor.
+            quick: Compute in float32 where the dtype has 16 bits.
+        """
         rows, columns = base.matrix_shape
-        return cls(base.dtype, base.bits, new.bits, rows, columns)
+        kind = np.float32 if quick and base.dtype.size == 2 else np.float64
+        return cls(base.dtype, base.bits, new.bits, rows, columns, kind)
 
     def change(self, first: int, end: int) -> Matrix:
-        """Returns the change of a run of rows as float64."""
+        """Returns the change of a run of rows."""
         cut = slice(first * self.columns, end * self.columns)
-        change = widen(self.new[cut], self.dtype)
-        change -= widen(self.base[cut], self.dtype)
+        change = widen(self.new[cut], self.dtype, self.kind)
+        change -= widen(self.base[cut], self.dtype, self.kind)
         return change.reshape(-1, self.columns)
 
     def cells(self, first: int, end: int) -> Matrix:
         """Returns half the width of each element's rounding cell in a run of rows."""
         cut = slice(first * self.columns, end * self.columns)
-        return half_spacing(self.new[cut], self.dtype).reshape(-1, self.columns)
+        return half_spacing(self.new[cut], self.dtype, self.kind).reshape(-1, self.columns)
 
     def noise(self, first: int, end: int, change: Matrix) -> Matrix:
         """Returns half the width of what a merge may be off by: its cells and its product's error.
@@ -85,7 +96,7 @@ class Pair:
         that tells where a large change meets a small result.
         """
         noise = self.cells(first, end)
-        noise += np.abs(change) * PRODUCT_ERROR
+        noise += np.abs(change) * change.dtype.type(PRODUCT_ERROR)
         return noise
 
     def bands(self) -> Iterator[tuple[int, int]]:
@@ -98,7 +109,9 @@ class Pair:
         """Returns the pair of some rows."""
         base = self.base.reshape(self.rows, self.columns)[rows]
         new = self.new.reshape(self.rows, self.columns)[rows]
-        return Pair(self.dtype, base.reshape(-1), new.reshape(-1), rows.size, self.columns)
+        return Pair(
+            self.dtype, base.reshape(-1), new.reshape(-1), rows.size, self.columns, self.kind
+        )
 
     def sample(self, side: int, seed: int) -> Pair:
         """Returns the pair of a random submatrix of at most ``side`` rows and columns."""
@@ -106,7 +119,9 @@ class Pair:
         rows = np.sort(choose.permutation(self.rows)[:side])
         columns = np.sort(choose.permutation(self.columns)[:side])
         where = (rows[:, None] * self.columns + columns[None, :]).reshape(-1)
-        return Pair(self.dtype, self.base[where], self.new[where], rows.size, columns.size)
+        return Pair(
+            self.dtype, self.base[where], self.new[where], rows.size, columns.size, self.kind
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,39 +159,36 @@ def probe(pair: Pair) -> int:
     part = _Part.of(pair.sample(PROBE_SIDE if coarse else side, SEED))
     if np.count_nonzero(part.change.any(axis=1)) < 0.9 * part.change.shape[0]:
         return 0  # rows left alone, as in embeddings: sparse, not low-rank
-    sketch, found = PROBE_SKETCH, PROBE_SKETCH
+    found, span = PROBE_SKETCH, 0
     if coarse:
-        left, values = part.singular(sketch)
+        left, values = part.singular(PROBE_SKETCH)
         found = _outstanding(values, _edge(part.noise))
-        if found >= sketch - 8:
+        span = found
+    if found >= PROBE_SKETCH - 8:
+        if coarse:
             part = _Part.of(pair.sample(side, SEED + 1))
-    if found >= sketch - 8:
         found = part.triangular_rank()
         if 0 < found <= useful:
-            left, values = part.singular(found + OVERSAMPLE)
+            span = found + OVERSAMPLE
+            left = part.range(span)
     if not 0 < found <= useful:
         return 0
-    # the more of the submatrix a rank can follow, the less of it may be missed
-    allowed = MAX_MISFIT * (1 - found / min(part.change.shape))
-    return found if part.misfit(left[:, :found]) < allowed else 0
+    # the more of the submatrix its columns can follow, the less of it may be missed
+    allowed = MAX_MISFIT * (1 - span / min(part.change.shape))
+    return found if part.misfit(left[:, :span]) < allowed else 0
 
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """A submatrix of a change, small enough to be looked at closely.
-
-    16-bit floats are looked at in float32, at twice the speed.
-    """
+    """A submatrix of a change, small enough to be looked at closely."""
 
     change: Matrix
     noise: Matrix
 
     @classmethod
     def of(cls, pair: Pair) -> _Part:
-        kind = np.float32 if pair.dtype.size == 2 else np.float64
         change = pair.change(0, pair.rows)
-        noise = pair.noise(0, pair.rows, change)
-        return cls(change.astype(kind, copy=False), noise.astype(kind, copy=False))
+        return cls(change, pair.noise(0, pair.rows, change))
 
     def triangular_rank(self) -> int:
         """Returns the rank by QR, 0 if it looks full.
@@ -194,11 +206,15 @@ class _Part:
         missed = int(np.count_nonzero(np.abs(miss, out=miss) > self.noise))
         return missed / max(1, int(np.count_nonzero(self.change)))
 
+    def range(self, size: int) -> Matrix:
+        """Returns orthonormal columns that span the leading left singular vectors, roughly."""
+        mixing = _mixing(self.change.shape[1], size, self.change.dtype)
+        return np.linalg.qr(self.change @ mixing)[0]
+
     def singular(self, size: int) -> tuple[Matrix, NDArray[np.float64]]:
         """Returns the leading left singular vectors and the values, roughly."""
         kind = self.change.dtype
-        mixing = np.random.default_rng(SEED).standard_normal((self.change.shape[1], size))
-        basis, _ = np.linalg.qr(self.change @ mixing.astype(kind))
+        basis = self.range(size)
         core = basis.T @ self.change
         if kind == np.float32:  # three times faster, and the noise is far above its error
             core = core.astype(np.float64)
@@ -221,8 +237,8 @@ def find_factors(pair: Pair, expected: int) -> Factors | None:
         The factors, or None if the rank does not end before the sketch does.
 
     Numerics:
-        Randomised range finder without power steps, all in float64: float32
-        would add more error than the rounding noise leaves.
+        Randomised range finder without power steps. For float32 it is all in float64:
+        less would add more error than the rounding noise leaves.
     """
     limit = min(pair.rows, pair.columns)
     sketch = min(limit, 8 * -(-(expected + OVERSAMPLE) // 8))
@@ -265,7 +281,8 @@ def refine(pair: Pair, factors: Factors, steps: tuple[float, ...]) -> Factors:
     Source:
         Projections onto convex sets; the rounding cells are a box.
     """
-    left, right = factors.left.copy(), factors.right
+    left: Matrix = factors.left.astype(pair.kind)
+    right: Matrix = factors.right.astype(pair.kind)
     for step in steps:
         # orthonormal rows make the projection on the left factor a plain product
         basis, mix = np.linalg.qr(right.T)
@@ -274,12 +291,12 @@ def refine(pair: Pair, factors: Factors, steps: tuple[float, ...]) -> Factors:
         pull = np.zeros_like(right)
         for first, end in pair.bands():
             change, cells = pair.change(first, end), pair.cells(first, end)
-            cells *= _MARGIN
+            cells *= pair.kind(_MARGIN)
             band = left[first:end]
             band += step * (_outside(change, cells, band @ right) @ right.T)
             pull += band.T @ _outside(change, cells, band @ right)
         gram = left.T @ left
-        gram[np.diag_indices_from(gram)] *= 1 + 1e-12
+        gram[np.diag_indices_from(gram)] *= 1 + 4 * np.finfo(pair.kind).eps
         right = right + step * np.linalg.solve(gram, pull)
     return _balance(left, right)
 
@@ -293,16 +310,21 @@ def _outside(change: Matrix, cells: Matrix, product: Matrix) -> Matrix:
 
 def _sketch(pair: Pair, size: int) -> tuple[NDArray[np.float64], Matrix]:
     """Returns the leading singular values and right vectors of a change, in two passes over it."""
-    mixing = np.random.default_rng(SEED).standard_normal((pair.columns, size))
-    image = np.empty((pair.rows, size))
+    mixing = _mixing(pair.columns, size, pair.kind)
+    image: Matrix = np.empty((pair.rows, size), dtype=pair.kind)
     for first, end in pair.bands():
         np.matmul(pair.change(first, end), mixing, out=image[first:end])
     basis, _ = np.linalg.qr(image)
-    core = np.zeros((basis.shape[1], pair.columns))
+    core: Matrix = np.zeros((basis.shape[1], pair.columns), dtype=pair.kind)
     for first, end in pair.bands():
         core += basis[first:end].T @ pair.change(first, end)
     _, values, right = np.linalg.svd(core, full_matrices=False)
     return values, right
+
+
+def _mixing(columns: int, size: int, kind: Any) -> Matrix:
+    """Returns a fixed random matrix to sketch with."""
+    return np.random.default_rng(SEED).standard_normal((columns, size)).astype(kind, copy=False)
 
 
 def _fitted(pair: Pair, right: Matrix) -> Factors:
@@ -311,7 +333,7 @@ def _fitted(pair: Pair, right: Matrix) -> Factors:
     The sketch's own left factor carries the noise of the sketch: with it, three
     times as many elements come out wrong.
     """
-    left = np.empty((pair.rows, right.shape[0]))
+    left: Matrix = np.empty((pair.rows, right.shape[0]), dtype=pair.kind)
     for first, end in pair.bands():
         np.matmul(pair.change(first, end), right.T, out=left[first:end])
     return _balance(left, right)
@@ -323,6 +345,7 @@ def _balance(left: Matrix, right: Matrix) -> Factors:
     Fixed point then wastes no bits on one side. Signs are set so that the
     largest entry of each row of the right factor is positive.
     """
+    left, right = left.astype(np.float64, copy=False), right.astype(np.float64, copy=False)
     norms = np.linalg.norm(left, axis=0), np.linalg.norm(right, axis=1)
     safe = [np.where(n > 0, n, 1.0) for n in norms]
     share = np.sqrt(safe[1] / safe[0])

@@ -10,33 +10,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deltavc.delta import kinds
+from deltavc.delta.exact import Coded
 from deltavc.delta.kinds import Delta, Stream
 from deltavc.delta.ordinals import ordinals, unfold
 from deltavc.delta.residual import decode_gaps, decode_sparse_values, encode_gaps
-from deltavc.delta.tensor import DTYPES, Bits, Tensor
+from deltavc.delta.tensor import DTYPES, DType, Tensor
 from deltavc.errors import ObjectCorrupt
 from deltavc.records.delta import SparseHeader
 
 __all__ = ["decode_sparse", "sparse_change", "sparse_ordinal"]
 
 
-def sparse_ordinal(base: Tensor, folded: Bits, base_sha256: str) -> Delta:
-    """Returns the sparse delta of a residual against the base itself.
+def sparse_ordinal(shape: tuple[int, ...], dtype: DType, coded: Coded, base_sha256: str) -> Delta:
+    """Returns the sparse delta of a residual against the base itself, coded by gaps.
 
     Args:
-        base: The base tensor.
-        folded: One folded ordinal difference for each element.
+        shape: The parameter's shape.
+        dtype: Its dtype.
+        coded: The residual, from no predictor and not grouped.
         base_sha256: SHA-256 of the base tensor's bytes.
     """
-    streams, count, width = encode_gaps(folded)
     return kinds.make(
         SparseHeader,
-        streams,
-        shape=base.shape,
-        dtype=base.dtype.name,
-        count=count,
+        coded.streams,
+        shape=shape,
+        dtype=dtype.name,
+        count=coded.params["count"],
         base=base_sha256,
-        width=width,
+        width=coded.params["width"],
     )
 
 
