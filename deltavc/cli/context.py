@@ -194,17 +194,13 @@ class Context:
         Raises:
             NotARepository: There is none.
             FormatTooNew: A newer deltavc wrote it.
-            UsageError: ``--at-op`` was given.
+            UnknownRevision: There is no operation of the id that ``--at-op`` gives.
         """
         from deltavc.repo.repository import Repository
 
-        if self.at_op is not None:
-            # Answering as of now would be worse than not answering.
-            raise UsageError(
-                f"'{self.invocation.verb}' cannot look at an earlier operation yet",
-                hint=f"see what it was: deltavc op show {self.at_op}",
-            )
         self._repository = Repository.open(self.start, self.session())
+        if self.at_op is not None:
+            self._repository.look_at(self.at_op)
         return self._repository
 
     def pass_warnings(self) -> None:

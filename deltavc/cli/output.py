@@ -109,6 +109,13 @@ class Output:
         """Whether people read the answer on a terminal."""
         return self.is_human and _isatty(self._stdout)
 
+    @property
+    def width(self) -> int | None:
+        """Columns of the terminal that the answer goes to; None when it is none."""
+        return (
+            os.get_terminal_size(self._stdout.fileno()).columns if _isatty(self._stdout) else None
+        )
+
     # Wording; the results may be put into f-strings, lines and cells.
 
     def style(self, text: str, role: str) -> str:
@@ -190,10 +197,8 @@ class Output:
             rows = list(rows)
             body: Iterable[str] = [empty] if empty and not rows else ()
             if rows:
-                width = os.get_terminal_size(self._stdout.fileno()).columns if (
-                    _isatty(self._stdout)
-                ) else None  # fmt: skip
-                body = tables.human_lines(columns, rows, now=self.manners.now(), width=width)
+                now = self.manners.now()
+                body = tables.human_lines(columns, rows, now=now, width=self.width)
             self._block(line for part in (before, body, after) for line in part)
 
     def line(self, text: str = "") -> None:

@@ -1,30 +1,176 @@
-"""How the results of the verbs read: lines for people, made from result records."""
+"""How results read: the pieces of wording that several verbs share, made from result records."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from deltavc.cli import units
+from deltavc.cli.terminal import escape, visible_width
 
 if TYPE_CHECKING:
     from deltavc.cli.output import Output
     from deltavc.repo.results import BaseInfo, Committed, KindRow
 
-__all__ = ["base_line", "commit_lines", "kind_counts", "kpi_words", "plan_lines", "plural"]
+__all__ = [
+    "aligned",
+    "base_line",
+    "commit_lines",
+    "exactness",
+    "first_lines",
+    "id_list",
+    "kind_counts",
+    "kpi_words",
+    "number",
+    "operation_id",
+    "operation_lines",
+    "place",
+    "plan_lines",
+    "plural",
+    "ref_lines",
+    "ref_name",
+    "ref_words",
+    "subject",
+    "who",
+]
+
+SHOWN = 5
+"""How much of a long list people see before the rest is counted."""
 
 
-def plural(number: int, word: str) -> str:
+def plural(count: int, word: str) -> str:
     """Returns a count with its noun: ``1 tensor``, ``201 tensors``."""
-    return f"{units.count(number)} {word}{'' if number == 1 else 's'}"
+    return f"{units.count(count)} {word}{'' if count == 1 else 's'}"
 
 
-def kpi_words(measurements: dict[str, float | None]) -> str:
+def subject(message: str) -> str:
+    """Returns the first line of a message."""
+    return message.partition("\n")[0]
+
+
+def who(actor: str) -> str:
+    """Returns an actor's name without the mail address, for lists."""
+    return actor.partition(" <")[0] or actor
+
+
+def number(value: float | None) -> str:
+    """Returns a measured number in about three digits, ``-`` for none."""
+    if value is None or value != value:
+        return "-"
+    if value == 0 or 0.001 <= abs(value) < 1000:
+        return f"{value:.3f}"
+    return f"{value:.3g}"
+
+
+def kpi_words(measurements: Mapping[str, float | None]) -> str:
     """Returns measured values in one line: ``accuracy 0.853  latency 12``."""
     return "  ".join(
         f"{name} {'NaN' if value is None else format(value, '.6g')}"
         for name, value in measurements.items()
     )
+
+
+def place(path: str | Path) -> str:
+    """Returns a path as people read it: from here if it is below, with a slash behind a folder."""
+    path = Path(path)
+    here = Path.cwd()
+    shown = path.relative_to(here) if path.is_absolute() and path.is_relative_to(here) else path
+    return f"{shown}/" if path.is_dir() else str(shown)
+
+
+def aligned(rows: Iterable[Sequence[str]], *, indent: str = "", right: int = 0) -> Iterator[str]:
+    """Yields rows of cells as lines in which the cells stand below each other.
+
+    Args:
+        rows: The cells, as many in each row.
+        indent: What stands in front of each line.
+        right: How many of the last columns stand at their right edge.
+    """
+    rows = [[escape(cell, one_line=True) for cell in row] for row in rows]
+    if not rows:
+        return
+    widths = [max(map(visible_width, cells)) for cells in zip(*rows, strict=True)]
+    for row in rows:
+        cells = []
+        for at, (cell, width) in enumerate(zip(row, widths, strict=True)):
+            space = " " * (width - visible_width(cell))
+            cells.append(space + cell if at >= len(row) - right else cell + space)
+        yield (indent + "  ".join(cells)).rstrip()
+
+
+def first_lines(lines: Sequence[str], *, shown: int = SHOWN) -> Iterator[str]:
+    """Yields the first lines of a list and counts the rest."""
+    yield from lines[:shown]
+    if len(lines) > shown:
+        indent = " " * (len(lines[0]) - len(lines[0].lstrip()))
+        yield f"{indent}... {units.count(len(lines) - shown)} more (--json lists all)"
+
+
+def id_list(out: Output, ids: Sequence[str], *, shown: int = SHOWN) -> str:
+    """Returns the first ids of a list as people see them, and counts the rest."""
+    words = ", ".join(out.id(oid) for oid in ids[:shown])
+    return words + (f" and {len(ids) - shown} more" if len(ids) > shown else "")
+
+
+# refs and operations
+
+
+def operation_id(out: Output, oid: str) -> str:
+    """Returns an operation's id as people see it: eight digits."""
+    return out.style(oid[:8], "id")
+
+
+def ref_name(out: Output, name: str) -> str:
+    """Returns a ref as people name it: a branch by its name alone."""
+    kind, colon, rest = name.partition(":")
+    return out.foreign(rest if kind == "branch" and colon else f"{kind} {rest}".strip())
+
+
+def ref_words(out: Output, ref: Mapping[str, str | None]) -> str:
+    """Returns how a ref moved: ``main 3e91c07a5d -> c7d20e8f13``."""
+    before, after = _ref_value(out, ref["before"]), _ref_value(out, ref["after"])
+    return f"{ref_name(out, ref['name'] or '')} {before} -> {after}"
+
+
+def ref_lines(out: Output, refs: Iterable[Mapping[str, str | None]]) -> Iterator[str]:
+    """Yields a line for each ref that moved."""
+    rows = [
+        (
+            ref_name(out, ref["name"] or ""),
+            f"{_ref_value(out, ref['before'])} -> {_ref_value(out, ref['after'])}",
+        )
+        for ref in refs
+    ]
+    yield from aligned(rows, indent="  ")
+
+
+def _ref_value(out: Output, value: str | None) -> str:
+    if not value:
+        return "nothing"
+    return ref_name(out, value) if ":" in value else out.id(value)
+
+
+def operation_lines(out: Output, row: Mapping[str, Any]) -> Iterator[str]:
+    """Yields one operation in full, from its document's fields."""
+    yield f"operation {out.style(row['id'], 'id')}"
+    yield f"number    {units.count(row['number'])}"
+    yield f"time      {units.stamp(row['time'])}"
+    yield f"actor     {out.foreign(row['actor'])}"
+    yield f"command   {out.foreign(row['command'])}"
+    if row["reason"]:
+        yield f"reason    {out.foreign(row['reason'])}"
+    yield ""
+    yield f"    {out.foreign(row['summary'])}"
+    yield ""
+    yield from ref_lines(out, row["refs"])
+    if row["objects"]:
+        yield f"  {plural(len(row['objects']), 'object')} recorded or concerned"
+    if not row["undoable"]:
+        yield "  cannot be undone"
+
+
+# bases and commits
 
 
 def base_line(out: Output, base: BaseInfo, path: str) -> str:
@@ -44,23 +190,21 @@ def kind_counts(kinds: Iterable[KindRow]) -> str:
             same = row.rank_median == row.rank_max
             rank = f" (rank {row.rank_max})" if same else f" (rank up to {row.rank_max})"
         words.append(f"{units.count(row.parameters)} {row.kind}{rank}")
-    return ", ".join(words) or "nothing changed against the base"
+    return ", ".join(words) or "the base itself"
 
 
 def commit_lines(out: Output, done: Committed) -> Iterator[str]:
     """Yields what a commit says for people."""
-    subject = out.foreign(done.message.partition("\n")[0])
     where = out.foreign(done.branch or "detached HEAD")
     if not done.changed:
         yield f"Nothing to record: {where} holds this already ({out.id(done.commit or '')})."
         return
-    yield f"[{where} {out.id(done.commit or '')}] {subject}"
-    kinds = {"peft": "PEFT adapter", "checkpoint": "checkpoint"}
-    kind = kinds.get(done.source, done.source)
-    yield (
-        f"  {kind} on base {out.foreign(done.base_name)}: "
-        f"{plural(done.parameters, 'parameter')} changed; {kind_counts(done.kinds)}"
-    )
+    yield f"[{where} {out.id(done.commit or '')}] {out.foreign(subject(done.message))}"
+    kind = {"peft": "PEFT adapter", "checkpoint": "checkpoint"}.get(done.source, done.source)
+    counts = kind_counts(done.kinds)
+    if done.parameters and counts != plural(done.parameters, "parameter"):
+        counts = f"{plural(done.parameters, 'parameter')}, {counts}"
+    yield f"  {kind} on base {out.foreign(done.base_name)}: {counts}"
     if done.bytes_read:
         yield (
             f"  {units.size(done.bytes_read)} read, {units.size(done.bytes_stored)} stored, "
@@ -70,11 +214,14 @@ def commit_lines(out: Output, done: Committed) -> Iterator[str]:
         yield f"  {kpi_words(done.measurements)} (no sample count given)"
 
 
-def exactness(errors: dict[str, float]) -> str:
+def exactness(errors: Mapping[str, float]) -> str:
     """Returns ``exact``, or how approximate a version is."""
     if not errors:
         return "exact"
-    return f"approximate: largest relative error {max(errors.values()):.2g}"
+    return (
+        f"approximate in {plural(len(errors), 'parameter')}: "
+        f"largest relative error {max(errors.values()):.2g}"
+    )
 
 
 def plan_lines(out: Output, done: Committed) -> Iterator[str]:
@@ -87,15 +234,12 @@ def plan_lines(out: Output, done: Committed) -> Iterator[str]:
         f"would commit a {kind} against {out.foreign(done.base_name)} {out.id(done.base)}, "
         f"{exactness(done.errors)}"
     )
-    header = ("kind", "parameters", "rank (median, max)", "stored")
-    lines = [header]
+    lines = [("kind", "parameters", "rank (median, max)", "stored")]
     for row in done.kinds:
         ranks = f"{row.rank_median}, {row.rank_max}" if row.rank_max is not None else ""
         stored = units.size(row.stored) if row.stored else "0"
         lines.append((row.kind, units.count(row.parameters), ranks, stored))
-    total = f"{units.size(done.bytes_stored)} of {units.size(done.model_bytes)}"
-    lines.append(("total", "", "", total))
-    widths = [max(len(line[i]) for line in lines) for i in range(4)]
-    for first, *rest in lines:
-        cells = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
-        yield "  " + "   ".join([first.ljust(widths[0]), *cells]).rstrip()
+    lines.append(("total", "", "", units.size(done.bytes_stored)))
+    *table, total = aligned(lines, indent="  ", right=3)
+    yield from table
+    yield f"{total} of {units.size(done.model_bytes)}"

@@ -328,5 +328,6 @@ def test_verbs_reach_the_repository_with_their_surroundings(
     assert (document["data"], document["warnings"]) == (expected, ["a branch and a tag"])
     monkeypatch.setenv("DELTAVC_DIR", str(root / ".deltavc"))
     assert deltavc("probe", "--json").document["data"] == expected
-    ran = deltavc("probe", "--at-op", "4f1d")
-    assert (ran.code, ran.out) == (2, "")
+    ran = deltavc("probe", "--at-op", "00000000")
+    assert (ran.code, ran.out) == (20, "")
+    assert deltavc("probe", "--at-op", "@").code == 0

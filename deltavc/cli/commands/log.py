@@ -1,0 +1,181 @@
+"""``deltavc log``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from deltavc.cli import options
+from deltavc.cli.graph import Node, draw
+from deltavc.cli.tables import Column
+from deltavc.cli.terminal import cut, escape, visible_width
+from deltavc.cli.verb import argument, verb
+from deltavc.cli.words import kpi_words, subject, who
+from deltavc.errors import UnknownRevision
+
+if TYPE_CHECKING:
+    from deltavc.cli.context import Context
+    from deltavc.cli.output import Output
+    from deltavc.repo.results import LogRow
+
+NARROWEST = 20
+"""Columns that a subject keeps however narrow the terminal is."""
+
+
+@verb(
+    "log",
+    tabular=True,
+    examples=[
+        "deltavc log -k accuracy",
+        "deltavc log --all --since '14 days ago'",
+        "deltavc log main..german --format md",
+    ],
+    see=["revisions"],
+)
+@argument("range_", "A revision and what is before it, or A..B; default: HEAD", required=False,
+          metavar="RANGE", type=options.REVISION)  # fmt: skip
+@options.limit("revisions")
+@click.option("--graph", is_flag=True, help="Draw the lineage (default on a terminal)")
+@click.option("--no-graph", "plain", is_flag=True, help="Plain list")
+@click.option("--all", "all_", is_flag=True, help="All branches, tags and environments")
+@options.kpi_names()
+@options.param("Only revisions that changed these parameters")
+@options.label("Only with this label")
+@click.option("--author", metavar="TEXT", help="Only by this author")
+@options.since()
+@options.until()
+def command(
+    ctx: Context,
+    range_: str | None,
+    limit: int | None,
+    graph: bool,
+    plain: bool,
+    all_: bool,
+    kpis: tuple[str, ...],
+    params: tuple[str, ...],
+    labels: tuple[tuple[str, str], ...],
+    author: str | None,
+    since: int | None,
+    until: int | None,
+) -> None:
+    """List revisions, newest first.
+
+    The current one is marked with @. A ~ in the drawing stands for revisions that
+    are not listed.
+    """
+    from deltavc.repo import history
+
+    repo = ctx.open_repository()
+    try:
+        rows = history.log(
+            repo,
+            range_=range_,
+            limit=limit,
+            all_=all_,
+            kpis=kpis,
+            params=params,
+            labels=dict(labels),
+            author=author,
+            since=since,
+            until=until,
+        )
+    except UnknownRevision:
+        if range_ is not None or repo.head_commit(repo.state()) is not None:
+            raise
+        rows = []  # nothing has been recorded yet, which is an answer
+    _tell(ctx.out, rows, kpis, draws=not plain and (graph or ctx.out.is_terminal))
+    if not rows and not any((range_, params, labels, author, since, until, limit == 0)):
+        ctx.out.hint("first-commit", 'record the first revision: deltavc commit PATH -m "why"')
+    for kpi in kpis:
+        if rows and not any(kpi in row.measurements for row in rows):
+            ctx.out.warn(f"none of these revisions has a measurement of '{kpi}'")
+
+
+def _tell(out: Output, rows: Sequence[LogRow], kpis: Sequence[str], *, draws: bool) -> None:
+    if not (out.is_human or out.is_document or out.manners.quiet):
+        out.table(_columns(kpis), (_flat(row, kpis) for row in rows))
+        return
+    none = ["No revisions."]
+    out.data(
+        list(rows),
+        human=lambda: _lines(out, rows, kpis, draws=draws) if rows else none,
+        ids=(row.commit for row in rows),
+    )
+
+
+def _columns(kpis: Sequence[str]) -> list[Column]:
+    return [
+        Column("commit", "id"),
+        Column("branches"),
+        Column("tags"),
+        Column("time", "time", title="when"),
+        Column("author"),
+        Column("subject"),
+        Column("precision"),
+        *(Column(kpi) for kpi in kpis),
+    ]
+
+
+def _flat(row: LogRow, kpis: Sequence[str]) -> dict[str, Any]:
+    measured = {
+        kpi: "NaN" if value is None else format(value, ".6g")
+        for kpi, value in row.measurements.items()
+        if kpi in kpis
+    }
+    return measured | {
+        "commit": row.commit,
+        "branches": row.branches,
+        "tags": row.tags,
+        "time": row.time,
+        "author": who(row.author),
+        "subject": subject(row.message),
+        "precision": "exact" if row.exact else "approximate",
+    }
+
+
+def _lines(
+    out: Output, rows: Sequence[LogRow], kpis: Sequence[str], *, draws: bool
+) -> Iterator[str]:
+    """Yields a line a revision: drawing, id and names, then columns that stand below each other."""
+    marks = {row.commit: "@" if row.is_head else "*" for row in rows}
+    nodes = [Node(row.commit, row.parents if draws else (), marks[row.commit]) for row in rows]
+    by_id = {row.commit: row for row in rows}
+    drawn = draw(nodes) if draws else ((node.mark, node) for node in nodes)
+    lines = [
+        (prefix, None if node is None else _cells(out, by_id[node.name], prefix, kpis))
+        for prefix, node in drawn
+    ]
+    cells = [found for _, found in lines if found is not None]
+    widths = [max(map(visible_width, column)) for column in zip(*cells, strict=True)]
+    if out.width is not None:
+        excess = sum(widths) + 2 * (len([w for w in widths if w]) - 1) - out.width
+        widths[3] = max(min(widths[3], NARROWEST), widths[3] - max(0, excess))
+    for prefix, found in lines:
+        if found is None:
+            yield prefix
+        else:
+            yield "  ".join(
+                _pad(cut(cell, width), width)
+                for cell, width in zip(found, widths, strict=True)
+                if width
+            ).rstrip()
+
+
+def _cells(out: Output, row: LogRow, prefix: str, kpis: Sequence[str]) -> list[str]:
+    names = [out.style(name, "good") for name in row.branches]
+    names += [out.style(name, "strong") for name in row.tags]
+    measured = {k: row.measurements[k] for k in kpis if k in row.measurements}
+    return [
+        "  ".join([f"{prefix} {out.id(row.commit)}", *([" ".join(names)] if names else [])]),
+        out.when(row.time),
+        out.foreign(who(row.author)),
+        escape(subject(row.message), one_line=True),
+        "" if row.exact else out.style("approximate", "warn"),
+        kpi_words(measured),
+    ]
+
+
+def _pad(text: str, width: int) -> str:
+    return text + " " * max(0, width - visible_width(text))
