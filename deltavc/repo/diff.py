@@ -102,7 +102,7 @@ def _workspace_vector(repo: Repository, head: Vector) -> Vector:
     if repo.workspace is None or not repo.workspace.exists():
         raise UsageError("there is no workspace to compare", hint="deltavc diff A B")
     with open_checkpoint(repo.workspace) as found:
-        sink = ObjectSink(repo.store, None)
+        sink = ObjectSink(repo.store, None, keep=True)
         base = open_base(repo, head.base)
         options = Options(effort="fast")
         vector = encode_checkpoint(repo, base, found, head, options, sink).vector

@@ -22,17 +22,19 @@ class ObjectSink:
 
     Args:
         store: The store.
-        pack: The pack to write to; None for a dry run, which keeps the deltas in memory.
+        pack: The pack to write to; None for a dry run.
+        keep: Keep the deltas in memory, for a comparison that records nothing.
 
     Attributes:
         ids: What was new.
-        deltas: The deltas of a dry run.
+        deltas: The deltas that were kept.
         stored: Bytes that the new objects take.
     """
 
-    def __init__(self, store: ObjectStore, pack: PackWriter | None) -> None:
+    def __init__(self, store: ObjectStore, pack: PackWriter | None, *, keep: bool = False) -> None:
         self._store = store
         self._pack = pack
+        self._keep = keep
         self._lock = threading.Lock()
         self.ids: list[ObjectId] = []
         self.deltas: dict[DeltaId, Delta] = {}
@@ -63,7 +65,7 @@ class ObjectSink:
         header, *_ = delta.parts()
         parts = [Part(header), *(Part(s.data, s.planes) for s in delta.streams)]
         oid, stored = self.add("delta", parts)
-        if self._pack is None:
+        if self._keep:
             self.deltas[DeltaId(oid)] = delta
         return DeltaId(oid), stored
 

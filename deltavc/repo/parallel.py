@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
+from deltavc.delta.blas import one_blas_thread
+
 __all__ = ["unordered"]
 
 _A = TypeVar("_A")
@@ -31,7 +33,10 @@ def unordered(work: Callable[[_A], _B], items: Iterable[_A], threads: int) -> It
         return
     waiting: set[Future[_B]] = set()
     todo = iter(items)
-    with ThreadPoolExecutor(threads, thread_name_prefix="deltavc") as pool:
+    with (
+        one_blas_thread(),
+        ThreadPoolExecutor(threads, thread_name_prefix="deltavc") as pool,
+    ):
         try:
             for item in todo:
                 waiting.add(pool.submit(work, item))

@@ -160,7 +160,7 @@ def commit(
                         found=repo.head_commit(change.state),
                     )
                 oid, changed = record_version(repo, change, sink, encoding.vector, about)
-                if changed:
+                if changed or about.kpis:
                     pack.finish()
         branch = repo.head_branch(state)
     return Committed(
@@ -217,6 +217,7 @@ def record_version(
         raise RefMoved("HEAD moved while the command ran", expected=expected_head, found=head)
     manifest = ManifestId(sink.record("manifest", vector.to_manifest()))
     if head is not None and parents is None and repo.commit(head).manifest == manifest:
+        _measure(repo, change, sink, head, about.kpis)
         return head, False
     record = Commit(
         manifest=manifest,
@@ -234,11 +235,7 @@ def record_version(
         contents=dict(about.contents),
     )
     oid = CommitId(sink.record("commit", record))
-    for kpi, value in sorted(about.kpis.items()):
-        measured = Measurement(
-            oid, kpi, None if value != value else value, repo.session.actor, change.time
-        )
-        change.note("measurements", sink.record("measurement", measured))
+    _measure(repo, change, sink, oid, about.kpis)
     branch = repo.head_branch(change.state)
     ref = HEAD if branch is None else branch_ref(branch)
     change.set(ref, oid)
@@ -247,6 +244,20 @@ def record_version(
     change.detail["stats"] = {oid: {"params": len(vector.params), "stored": sink.stored}}
     change.touch(*sink.ids)
     return oid, True
+
+
+def _measure(
+    repo: Repository, change: Change, sink: ObjectSink, oid: CommitId, kpis: Mapping[str, float]
+) -> None:
+    """Records values that were measured on a commit."""
+    for kpi, value in sorted(kpis.items()):
+        measured = Measurement(
+            oid, kpi, None if value != value else value, repo.session.actor, change.time
+        )
+        record = sink.record("measurement", measured)
+        change.note("measurements", record)
+        change.touch(record)
+        change.summary = f"{change.command} {kpi} of {oid[:10]}"
 
 
 def _check(options: Options, message: str, stack: bool) -> None:

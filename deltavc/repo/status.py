@@ -86,7 +86,7 @@ def _compare(repo: Repository, head: CommitId, folder: Path) -> dict[str, Any]:
         done = 0
 
         def one(name: str) -> tuple[str, dict[str, Any] | None]:
-            now, then = found.tensor(name), version.tensor(parts[name].param)
+            now, then = found.tensor(name), version.tensor(parts[name].param, threads=1)
             if now.dtype is then.dtype and now.shape == then.shape and same_bits(then, now):
                 return name, None
             return name, {"name": name, "relative": _relative(then, now)}

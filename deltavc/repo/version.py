@@ -78,11 +78,11 @@ class Version:
             origin, [Term(self.repo.delta(oid), c) for oid, c in terms.items()], name=param
         )
 
-    def tensor(self, param: str) -> Tensor:
-        """Returns a parameter's value: the base's own view, or rebuilt."""
+    def tensor(self, param: str, *, threads: int | None = None) -> Tensor:
+        """Returns a parameter's value: the base's own view, or rebuilt by this many threads."""
         if not self.is_changed(param):
             return self.base.tensor(param)
-        return self.rebuild(param).tensor(threads=self.repo.session.threads)
+        return self.rebuild(param).tensor(threads=threads or self.repo.session.threads)
 
     def files(self) -> dict[str, Path | bytes]:
         """Returns the files that go with the weights: the base's, and those that differ."""
