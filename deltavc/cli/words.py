@@ -32,6 +32,7 @@ __all__ = [
     "ref_name",
     "ref_words",
     "subject",
+    "sum_lines",
     "who",
 ]
 
@@ -212,6 +213,22 @@ def commit_lines(out: Output, done: Committed) -> Iterator[str]:
         )
     if done.measurements:
         yield f"  {kpi_words(done.measurements)} (no sample count given)"
+
+
+def sum_lines(out: Output, done: Committed) -> Iterator[str]:
+    """Yields what a revert or a cherry-pick says for people: it only adds up what is there."""
+    title = out.foreign(subject(done.message))
+    where = out.foreign(done.branch or "detached HEAD")
+    if not done.changed:
+        yield f"Nothing to record: {where} is the same without and with it: {title}"
+        return
+    changed = plural(done.parameters, "parameter")
+    if done.dry_run:
+        yield f"would commit on {where}: {title}"
+        yield f"  {changed} would change, {exactness(done.errors)}"
+    else:
+        yield f"[{where} {out.id(done.commit or '')}] {title}"
+        yield f"  {changed} changed, {exactness(done.errors)}"
 
 
 def exactness(errors: Mapping[str, float]) -> str:
