@@ -17,7 +17,7 @@ from deltavc.codec.digest import sha256_hex
 from deltavc.delta import kinds
 from deltavc.delta.drift import find_drift
 from deltavc.delta.estimate import stored_size
-from deltavc.delta.exact import GAPS_BELOW, Coded, code, decode_exact, finish, residual
+from deltavc.delta.exact import Coded, code, decode_exact, finish, residual
 from deltavc.delta.kinds import Delta
 from deltavc.delta.lowrank_fit import Settings, fit_leading, fit_lowrank
 from deltavc.delta.ordinals import all_finite, block_size, blocks
@@ -29,8 +29,9 @@ from deltavc.errors import InternalError, UsageError
 __all__ = ["EFFORTS", "Encoded", "encode_tensor", "same_bits"]
 
 _COMPARE = 1 << 15
-_GROUPING_GAIN = 0.97  # grouped elements are read at a third of the speed
+_GROUPING_GAIN = 0.985  # grouped elements are read at a third of the speed
 MIN_CHANGED = 0.05  # a merged adapter changes more of a matrix; sparse changes need no probe
+SPARSE_BELOW = 0.25  # share of changed elements; each takes 8 bytes of position when read
 HEADER_COST = 420  # two SHA-256 in hex and the rest of an exact delta's header
 
 
@@ -89,9 +90,10 @@ class _Candidate:
 
     @property
     def is_sparse(self) -> bool:
-        """Whether a sparse delta holds the same in fewer bytes of header."""
+        """Whether a sparse delta holds the same in fewer bytes, and fewer to look at."""
         plain = isinstance(self.predictor, Same) and not self.coded.params.get("grouped")
-        return plain and self.coded.coding == "gaps"
+        count = self.coded.params.get("count", self.folded.size)
+        return plain and count < SPARSE_BELOW * self.folded.size
 
 
 def same_bits(first: Tensor, second: Tensor) -> bool:
@@ -164,8 +166,8 @@ def _choose(base: Tensor, new: Tensor, effort: _Effort) -> _Candidate:
         best = _without_drift(base, new, effort)
     if effort.grouped:
         coded = code(base, best.predictor, best.folded, grouped=True)
-        size = stored_size(coded.streams) + HEADER_COST
-        if size < _GROUPING_GAIN * best.size:
+        size = stored_size(coded.streams, whole=True) + HEADER_COST
+        if size < _GROUPING_GAIN * (stored_size(best.coded.streams, whole=True) + HEADER_COST):
             best = _Candidate(best.predictor, best.folded, coded, size, best.rank)
     return best
 
@@ -179,7 +181,7 @@ def _without_drift(base: Tensor, new: Tensor, effort: _Effort) -> _Candidate:
         if found.size < effort.gain * plain.size:
             return found
     best = plain
-    for rank in effort.leading if changed > GAPS_BELOW else ():
+    for rank in effort.leading if changed > SPARSE_BELOW else ():
         rough = fit_leading(base, new, rank)
         if rough is not None:
             best = min(best, _candidate(base, rough, residual(base, new, rough)), key=_size)

@@ -32,7 +32,7 @@ from deltavc.records.delta import ExactHeader
 
 __all__ = ["GAPS_BELOW", "Coded", "code", "decode_exact", "finish", "residual"]
 
-GAPS_BELOW = 0.25  # share of changed elements at which gaps and planes cost the same
+GAPS_BELOW = 0.45  # share of changed elements; at 0.33 gaps save 18 %, at 0.55 nothing
 
 
 @dataclass(frozen=True, eq=False)

@@ -103,7 +103,7 @@ def test_any_bits_come_back(name, count, seed, changed, grouped):
     new = tensor(np.where(where, other, base.bits), name)
     delta, decoded = round_trip(base, new, Same(base.dtype), grouped=grouped)
     assert decoded.same_bits(new)
-    few = int((other != base.bits)[where].sum()) < count / 4
+    few = int((other != base.bits)[where].sum()) < exact.GAPS_BELOW * count
     assert delta.header.coding == ("gaps" if few else "planes")
 
 
