@@ -104,7 +104,9 @@ def same_bits(first: Tensor, second: Tensor) -> bool:
     """
     if first.dtype is not second.dtype or first.shape != second.shape:
         return False
-    left, right = _words(first), _words(second)
+    left, right = first.bits, second.bits
+    if _whole_words(left) and _whole_words(right):  # both, or they could not be compared
+        left, right = left.view(np.uint64), right.view(np.uint64)
     return all(
         bool(np.array_equal(left[start:stop], right[start:stop]))
         for start, stop in blocks(left.size, _COMPARE)
@@ -223,8 +225,6 @@ def _is_all_change(base: Tensor, new: Tensor, positions: NDArray[np.int64], valu
     return differing == positions.size
 
 
-def _words(tensor: Tensor) -> Bits:
-    """Returns a tensor's bits as 64-bit words where it can be seen so."""
-    bits = tensor.bits
-    whole = bits.nbytes % 8 == 0 and bits.ctypes.data % 8 == 0 and bits.flags.c_contiguous
-    return bits.view(np.uint64) if whole else bits
+def _whole_words(bits: Bits) -> bool:
+    """Tells whether bit patterns can be seen as 64-bit words; a mapped tensor need not lie so."""
+    return bits.nbytes % 8 == 0 and bits.ctypes.data % 8 == 0 and bits.flags.c_contiguous
