@@ -74,6 +74,7 @@ def write_adapter(
     target: Path,
     *,
     params: Terms,
+    rows: Mapping[str, Delta] | None = None,
     new: Mapping[str, Tensor] | None = None,
     saved: Mapping[str, Tensor] | None = None,
     config: Mapping[str, Any] | None = None,
@@ -91,6 +92,7 @@ def write_adapter(
     Args:
         target: The folder that is to be.
         params: See :func:`build_adapter`, as all up to ``embeddings``, and ``rounded``.
+        rows: See there.
         new: See there.
         saved: See there.
         config: See there.
@@ -113,6 +115,7 @@ def write_adapter(
     """
     adapter = build_adapter(
         params=params,
+        rows=rows,
         new=new,
         saved=saved,
         config=config,
@@ -139,6 +142,7 @@ def write_adapter(
 def build_adapter(
     *,
     params: Terms,
+    rows: Mapping[str, Delta] | None = None,
     new: Mapping[str, Tensor] | None = None,
     saved: Mapping[str, Tensor] | None = None,
     config: Mapping[str, Any] | None = None,
@@ -152,6 +156,7 @@ def build_adapter(
 
     Args:
         params: Deltas and coefficients of each changed parameter, by its name in the base.
+        rows: Embeddings of which an adapter brings some rows, by their name in the base.
         new: Parameters that the base lacks (heads), under the adapter's own names.
         saved: Parameters that an adapter brings whole (``modules_to_save``, biases), as
             they are to be. PEFT wants every parameter of such a module.
@@ -174,7 +179,10 @@ def build_adapter(
     own = _Names(prefix, {**(names or {}), **{name: name for name in new or {}}})
     whole = {**(saved or {}), **(new or {})}
     _check_kinds(params)
+    tokens = {own.module(n): d.row_index().tolist() for n, d in (rows or {}).items()}
     same = config is not None and _holds(config, params, own, embeddings)
+    order = _order(config, tokens) if config is not None and same else None
+    same = order is not None
     if same:
         layers = {own.module(n): as_found(terms[0][0]) for n, terms in params.items() if terms}
     else:
@@ -182,6 +190,10 @@ def build_adapter(
     biases = _biases(whole, own, layers, config)
     heads = {name: tensor for name, tensor in whole.items() if name not in biases}
     tensors = dict(_lora_tensors(layers))
+    for name, delta in (rows or {}).items():
+        module = own.module(name)
+        key = f"{KEY_PREFIX}{module}.token_adapter.trainable_tokens_delta"
+        tensors[key] = _rows_in_order(delta, (order or tokens)[module])
     tensors |= {KEY_PREFIX + key: whole[name] for name, key in biases.items()}
     tensors |= {KEY_PREFIX + own.adapter(name): tensor for name, tensor in heads.items()}
     head_names = [own.adapter(name) for name in heads]
@@ -192,6 +204,7 @@ def build_adapter(
     else:
         bias = _bias_setting(biases, config)
         made = _new_config(layers, _saved_modules(head_names, config), bias, config or {})
+        made |= {"trainable_token_indices": tokens} if tokens else {}
     if base_name is not None:
         made["base_model_name_or_path"] = base_name
     inexact = tuple(sorted(name for name in params if layers[own.module(name)].rounded))
@@ -310,8 +323,6 @@ def _holds(
 ) -> bool:
     """Tells whether the config says of every layer what its one delta is."""
     settings = read_settings(dict(config))
-    if settings.tokens:
-        return False
     for name, terms in params.items():
         if not terms:
             continue
@@ -326,6 +337,32 @@ def _holds(
         ):
             return False
     return True
+
+
+def _order(
+    config: Mapping[str, Any], tokens: Mapping[str, list[int]]
+) -> dict[str, list[int]] | None:
+    """Returns the order in which a config lists trained rows; None if it lists others."""
+    said = read_settings(dict(config)).tokens
+    if not isinstance(said, dict):
+        said = dict.fromkeys(tokens, said) if said and len(tokens) == 1 else {}
+        if bool(said) != bool(tokens):
+            return None
+    found = {}
+    for module, known in tokens.items():
+        listed = next((t for k, t in said.items() if module == k or module.endswith(f".{k}")), [])
+        if sorted(listed) != known:
+            return None
+        found[module] = listed
+    return found if len(found) == len(said) else None
+
+
+def _rows_in_order(delta: Delta, order: Sequence[int]) -> Tensor:
+    """Returns the values of replaced rows, in another order than ascending."""
+    place = {row: i for i, row in enumerate(delta.row_index().tolist())}
+    values = delta.values()
+    bits = values.bits.reshape(len(place), -1)[[place[row] for row in order]]
+    return Tensor(values.dtype, (len(place), *delta.shape[1:]), bits.reshape(-1))
 
 
 def _saves(config: Mapping[str, Any], heads: Sequence[str]) -> bool:

@@ -48,6 +48,8 @@ ONE = Fraction(1)
 PEFT_CONFIG = "peft/adapter_config.json"
 PEFT_PREFIX = "peft/prefix"
 PEFT_NAMES = "peft/names"
+PEFT_WHOLE = "peft/whole/"
+"""What precedes the name of each base parameter that an adapter brought whole."""
 
 
 @dataclass(frozen=True)
@@ -403,6 +405,8 @@ def encode_adapter(
     meta |= _forms(base, {name: matched.replaced[name] for name in selected(matched.replaced)})
     meta[ATTACHMENT + PEFT_CONFIG] = sink.blob(adapter.config_bytes)
     meta[ATTACHMENT + PEFT_PREFIX] = sink.blob(matched.prefix.encode("utf-8"))
+    for name in selected(matched.replaced):
+        meta[ATTACHMENT + PEFT_WHOLE + name] = sink.blob(b"")
     odd = {b: a for a, b in matched.names.items() if a != own_name(b, matched.prefix)}
     if odd := {name: own for name, own in odd.items() if name in base.record.tensors}:
         meta[ATTACHMENT + PEFT_NAMES] = sink.blob(canonical.encode(odd))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -16,8 +15,9 @@ from deltavc.errors import ShapeMismatch, UnsupportedFormat
 from deltavc.formats.peft_write import write_adapter
 from deltavc.ids import BlobId, CommitId, ObjectId
 from deltavc.records import canonical
+from deltavc.records.delta import ReplaceHeader
 from deltavc.repo import workspace
-from deltavc.repo.encoding import PEFT_CONFIG, PEFT_NAMES, PEFT_PREFIX
+from deltavc.repo.encoding import PEFT_CONFIG, PEFT_NAMES, PEFT_PREFIX, PEFT_WHOLE
 from deltavc.repo.results import CheckedOut
 from deltavc.repo.version import Version, open_version
 
@@ -34,6 +34,7 @@ class _Contents:
     """A version sorted into what an adapter can hold."""
 
     lowrank: dict[str, Terms]
+    rows: dict[str, Delta]
     saved: dict[str, Tensor]
     new: dict[str, Tensor]
 
@@ -74,7 +75,7 @@ def write_peft(
     version = open_version(repo, commit, base_path=base_path)
     attached = _attachments(repo, version)
     config = _config(attached.get(PEFT_CONFIG))
-    contents = _sort(version, config)
+    contents = _sort(version)
     _bound(contents, max_rank, rel_error)
     prefix = attached.get(PEFT_PREFIX, b"").decode("utf-8")
     size, files = 0, ["adapter_config.json", "adapter_model.safetensors"]
@@ -82,6 +83,7 @@ def write_peft(
         written = write_adapter(
             target,
             params=contents.lowrank,
+            rows=contents.rows,
             new=contents.new,
             saved=contents.saved,
             config=config,
@@ -92,7 +94,8 @@ def write_peft(
         )
         workspace.remember(repo, target, commit, repo.commit(commit).manifest)
         size, files = sum(written.sizes.values()), sorted(written.sizes)
-    tensors = 2 * len(contents.lowrank) + len(contents.new) + len(contents.saved)
+    whole = len(contents.rows) + len(contents.new) + len(contents.saved)
+    tensors = 2 * len(contents.lowrank) + whole
     return CheckedOut(
         commit=commit,
         target=str(target),
@@ -130,22 +133,27 @@ def _names(data: bytes | None) -> dict[str, str]:
     return canonical.decode(data, dict[str, str]) if data is not None else {}
 
 
-def _sort(version: Version, config: Mapping[str, Any] | None) -> _Contents:
-    """Sorts parameters into factors, whole modules and new ones; refuses the rest by name."""
+def _sort(version: Version) -> _Contents:
+    """Sorts parameters into factors, rows, whole modules and new ones; refuses the rest by name."""
     known = version.base.record.tensors
-    contents = _Contents({}, {}, {})
-    refused = []
     tied, params = version.base.checkpoint.tied, version.vector.params
-    for name, terms in params.items():
-        if name in tied and params.get(tied[name]) == terms:
+    mark = ATTACHMENT + PEFT_WHOLE
+    whole = {key.removeprefix(mark) for key in version.vector.meta if key.startswith(mark)}
+    contents = _Contents({}, {}, {}, {})
+    refused = []
+    for name in sorted({*params, *whole}):
+        terms = params.get(name, {})
+        if name in tied and params.get(tied[name]) == params.get(name):
             continue  # one physical tensor: said once
         loaded = [(version.repo.delta(oid), c) for oid, c in terms.items()]
         if name not in known:
             contents.new[name] = version.tensor(name)
-        elif all(delta.kind == "lowrank" for delta, _ in loaded):
+        elif loaded and all(delta.kind == "lowrank" for delta, _ in loaded):
             contents.lowrank[name] = loaded
-        elif _is_saved(name, config):
+        elif name in whole:  # also where it is the base's own: PEFT wants all of a module
             contents.saved[name] = version.tensor(name)
+        elif len(loaded) == 1 and _is_rows(*loaded[0]):
+            contents.rows[name] = loaded[0][0]
         else:
             refused.append(name)
     if refused or version.removed:
@@ -164,14 +172,9 @@ def _sort(version: Version, config: Mapping[str, Any] | None) -> _Contents:
     return contents
 
 
-def _is_saved(name: str, config: Mapping[str, Any] | None) -> bool:
-    """Tells whether a parameter is of a module that the adapter's config saves whole."""
-    if config is None:
-        return False
-    module, _, last = name.rpartition(".")
-    saved = config.get("modules_to_save") or []
-    by_module = any(module == m or module.endswith(f".{m}") for m in saved if isinstance(m, str))
-    return by_module or (last == "bias" and config.get("bias", "none") in ("all", "lora_only"))
+def _is_rows(delta: Delta, coefficient: Fraction) -> bool:
+    """Tells whether a delta is an embedding's trained rows."""
+    return isinstance(delta.header, ReplaceHeader) and delta.header.rows > 0 and coefficient == 1
 
 
 def _bound(contents: _Contents, max_rank: int | None, rel_error: float | None) -> None:
