@@ -142,12 +142,14 @@ class Context:
     Attributes:
         out: The sink of the answer.
         at_op: The operation of ``--at-op``; None for now.
+        mutating: Whether this run changes the repository.
     """
 
     def __init__(self, invocation: Invocation, verb: Verb) -> None:
         self.invocation = invocation
         self.verb = verb
         self.at_op = invocation.at_op
+        self.mutating = verb.mutating
         self._repository: Repository | None = None
         self.out = invocation.output = make_output(
             invocation, None if verb.light else self.settings, tabular=verb.tabular
@@ -203,6 +205,19 @@ class Context:
             self._repository.look_at(self.at_op)
         return self._repository
 
+    def changes(self) -> None:
+        """Says that this run changes the repository, for a verb that otherwise only lists.
+
+        Raises:
+            UsageError: ``--at-op`` was given.
+        """
+        if self.at_op is not None:
+            raise UsageError(
+                f"'{self.invocation.verb}' changes the repository, so it cannot run with --at-op",
+                hint="leave --at-op out",
+            )
+        self.mutating = True
+
     def pass_warnings(self) -> None:
         """Tells what the library warned of; the frame calls it when the verb is done."""
         if self._repository is not None:
@@ -217,7 +232,7 @@ class Context:
         from deltavc.repo.session import Session
 
         return Session(
-            actor=self.actor() if self.verb.mutating else "",
+            actor=self.actor() if self.mutating else "",
             clock=clock,
             threads=self.threads,
             progress=self.out.progress,

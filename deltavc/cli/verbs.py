@@ -39,33 +39,29 @@ VERBS: dict[str, VerbRow] = {
         "Register and check frozen base models",
         ("add", "list", "show", "verify", "remove"),
     ),
+    "doctor": VerbRow("Start", "Check the installation and the repository"),
+    "status": VerbRow("Record", "Show where things stand"),
+    "diff": VerbRow("Record", "Show what differs between two revisions"),
     "commit": VerbRow("Record", "Record an adapter or a checkpoint as a new revision"),
     "log": VerbRow("History", "List revisions, newest first"),
     "show": VerbRow("History", "Show one object"),
+    "blame": VerbRow("History", "Say which commit each delta came from"),
+    "branch": VerbRow("History", "List, create, rename, move or delete branches"),
+    "switch": VerbRow("History", "Move HEAD without writing a model"),
     "checkout": VerbRow("History", "Rebuild a revision into files"),
+    "tag": VerbRow("History", "List, create or delete tags"),
     "revert": VerbRow("History", "Take revisions back with a new commit"),
     "cherry-pick": VerbRow("History", "Apply the change of other revisions here"),
-    "status": VerbRow("Record", "Show where things stand"),
+    "undo": VerbRow("Safety", "Take back the last operation"),
+    "redo": VerbRow("Safety", "Do again what undo took back"),
+    "op": VerbRow("Safety", "Look at operations and go back to one", ("log", "show", "restore")),
+    "fsck": VerbRow("Safety", "Check that what is stored is whole"),
     "config": VerbRow("Help", "Show and change settings", ("get", "set", "unset", "list")),
     "completion": VerbRow("Help", "Print a completion script for a shell"),
     "help": VerbRow("Help", "Explain a verb or a topic"),
     "version": VerbRow("Help", "Print the version"),
 }
 """Verbs in the order of the first screen within each section."""
-
-PLANNED: dict[str, VerbRow] = {
-    "doctor": VerbRow("Start", "Check the installation and the repository"),
-    "diff": VerbRow("Record", "Show what differs between two revisions"),
-    "blame": VerbRow("History", "Say which commit each delta came from"),
-    "branch": VerbRow("History", "List, create, rename, move or delete branches"),
-    "switch": VerbRow("History", "Move HEAD without writing a model"),
-    "tag": VerbRow("History", "List, create or delete tags"),
-    "undo": VerbRow("Safety", "Take back the last operation"),
-    "redo": VerbRow("Safety", "Do again what undo took back"),
-    "op": VerbRow("Safety", "Look at operations and go back to one", ("log", "show", "restore")),
-    "fsck": VerbRow("Safety", "Check that what is stored is whole"),
-}
-"""Verbs whose module is being written; a row moves up when its module is there."""
 
 
 def module_of(name: str) -> str:

@@ -11,7 +11,7 @@ from deltavc.cli.terminal import escape, visible_width
 
 if TYPE_CHECKING:
     from deltavc.cli.output import Output
-    from deltavc.repo.results import BaseInfo, Committed, KindRow
+    from deltavc.repo.results import BaseInfo, Committed, KindRow, Undone
 
 __all__ = [
     "aligned",
@@ -33,6 +33,7 @@ __all__ = [
     "ref_words",
     "subject",
     "sum_lines",
+    "tell_undone",
     "who",
 ]
 
@@ -169,6 +170,24 @@ def operation_lines(out: Output, row: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {plural(len(row['objects']), 'object')} recorded or concerned"
     if not row["undoable"]:
         yield "  cannot be undone"
+
+
+def tell_undone(out: Output, done: Undone, words: str) -> None:
+    """Tells what undo, redo or restore moved.
+
+    Args:
+        out: The sink.
+        done: What was done.
+        words: How it begins, such as ``Took back``.
+    """
+    lines = [f"{words} {operation_id(out, done.taken)}: {out.foreign(done.summary)}"]
+    lines += ref_lines(out, done.refs)
+    if done.workspace_written:
+        lines.append("  workspace written")
+    out.changed(done.changed)
+    out.data(done, human=lines, ids=[done.operation or done.taken])
+    for note in done.notes:
+        out.warn(note)
 
 
 # bases and commits

@@ -39,7 +39,7 @@ NARROWEST = 20
 @options.limit("revisions")
 @click.option("--graph", is_flag=True, help="Draw the lineage (default on a terminal)")
 @click.option("--no-graph", "plain", is_flag=True, help="Plain list")
-@click.option("--all", "all_", is_flag=True, help="All branches, tags and environments")
+@click.option("--all", "all_", is_flag=True, help="All branches and tags")
 @options.kpi_names()
 @options.param("Only revisions that changed these parameters")
 @options.label("Only with this label")
