@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
+from deltavc.delta.blas import one_blas_thread
+
 __all__ = ["unordered"]
 
 _A = TypeVar("_A")
@@ -28,15 +30,14 @@ def unordered(work: Callable[[_A], _B], items: Iterable[_A], threads: int) -> It
     Yields:
         Results, in the order in which they are ready.
     """
-    from threadpoolctl import threadpool_limits
-
     if threads <= 1:
-        yield from map(work, items)
+        with one_blas_thread():
+            yield from map(work, items)
         return
     waiting: set[Future[_B]] = set()
     todo = iter(items)
     with (
-        threadpool_limits(1, user_api="blas"),
+        one_blas_thread(),
         ThreadPoolExecutor(threads, thread_name_prefix="deltavc") as pool,
     ):
         try:
