@@ -1,0 +1,375 @@
+"""The demo: adapt a real model, commit, look, take one version back, get every bit again.
+
+``make demo`` runs it. It types what a person would type, shows what deltavc
+answers, and then checks the claims: bits are compared with the files that were
+committed and with a history that never had the version that was taken back, and
+each accuracy is measured again on the model that deltavc rebuilt. It ends with a
+table, and with an exit code other than 0 if any check failed.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+
+import deltavc
+from benchmarks.assets import CACHE, MINILM, SRE
+from benchmarks.tasks import Task
+from benchmarks.timing import table
+from benchmarks.training import Score, Trained, evaluate, train_full, train_lora
+
+__all__ = ["Version", "differing_files", "differing_tensors", "main"]
+
+WORK = CACHE / "demo"
+COMMAND = Path(sys.executable).with_name("deltavc")
+
+FAILURE = Task("failure")
+SYSTEM = Task("system")
+WRONG_LABELS = Task("failure", skip=16, shuffled=True)
+
+
+@dataclass
+class Version:
+    """One row of the last table.
+
+    Attributes:
+        name: The revision's name.
+        what: What was committed.
+        accuracy: On task failure, measured on the rebuilt model.
+        commit_seconds: Of the command that recorded it, start to exit.
+        checkout_seconds: Of the command that rebuilt it, start to exit.
+    """
+
+    name: str
+    what: str
+    commit_seconds: float
+    accuracy: float = 0.0
+    checkout_seconds: float = 0.0
+
+
+@dataclass
+class Story:
+    """Runs commands, shows them, and keeps the outcome of the checks."""
+
+    folder: Path
+    versions: dict[str, Version] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
+    checked: int = 0
+
+    def chapter(self, title: str, text: str = "") -> None:
+        """Begins a part of the story."""
+        print(f"\n== {title} ==", flush=True)
+        if text:
+            print(text, flush=True)
+
+    def run(self, *words: str, folder: str = "orders") -> float:
+        """Runs deltavc in a folder, shows command and answer, returns its wall seconds."""
+        print(f"\n{folder}$ {shlex.join(['deltavc', *words])}", flush=True)
+        started = time.perf_counter()
+        done = subprocess.run(
+            [COMMAND, *words],
+            cwd=self.folder / folder,
+            env={**os.environ, "DELTAVC_ACTOR": "Ada <ada@example.org>", "NO_COLOR": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        seconds = time.perf_counter() - started
+        print(done.stdout.rstrip("\n"), flush=True)
+        if done.returncode:
+            raise SystemExit(f"the command ended with {done.returncode}; the demo stops here")
+        return seconds
+
+    def commit(self, name: str, what: str, *words: str) -> None:
+        """Runs a command that records a version, and tags it."""
+        seconds = self.run(*words)
+        self.run("tag", name)
+        self.versions[name] = Version(name, what, seconds)
+
+    def rebuild(self, name: str, *words: str) -> Path:
+        """Checks a version out into a folder beside the repository."""
+        seconds = self.run("checkout", name, "--to", f"../rebuilt/{name}", *words)
+        self.versions[name].checkout_seconds = seconds
+        return self.folder / "rebuilt" / name
+
+    def check(self, what: str, wrong: object) -> None:
+        """Notes whether a claim holds; ``wrong`` says what does not, and is empty if it does."""
+        self.checked += 1
+        print(f"  {'FAILED' if wrong else 'ok'}  {what}{f': {wrong}' if wrong else ''}", flush=True)
+        if wrong:
+            self.failed.append(what)
+
+    def measure(
+        self, name: str, folder: Path, expected: Score | None, task: Task = FAILURE
+    ) -> None:
+        """Measures a rebuilt model, and compares with what was measured when it was trained."""
+        head = "system" if task is SYSTEM else "head"
+        found = evaluate(folder, task, base=self.folder / "minilm", head=head)
+        if task is FAILURE:
+            self.versions[name].accuracy = found.accuracy
+        if expected is not None:
+            same = found == expected
+            self.check(
+                f"{name} rebuilt: accuracy on task {task.name} {found.accuracy:.4f}, as trained",
+                "" if same else f"{expected.accuracy:.4f} was measured then",
+            )
+
+
+def differing_tensors(left: Path, right: Path) -> list[str]:
+    """Returns the names of tensors that two folders do not hold with the same form and bits."""
+    one, other = _tensors(left), _tensors(right)
+    return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
+
+
+def _tensors(folder: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    found = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="np") as file:
+            for name in file.keys():  # noqa: SIM118 - not a mapping
+                value = np.ascontiguousarray(file.get_tensor(name))
+                found[name] = (str(value.dtype), value.shape, value.tobytes())
+    return found
+
+
+def differing_files(left: Path, right: Path) -> list[str]:
+    """Returns the paths of files that are not in both folders with the same bytes."""
+    names = {p.relative_to(top) for top in (left, right) for p in top.rglob("*") if p.is_file()}
+    return sorted(str(n) for n in names if not _same_bytes(left / n, right / n))
+
+
+def _same_bytes(left: Path, right: Path) -> bool:
+    return left.is_file() and right.is_file() and left.read_bytes() == right.read_bytes()
+
+
+@dataclass(frozen=True)
+class Models:
+    """What was trained before deltavc is asked for anything."""
+
+    failure: Trained
+    wrong: Trained
+    system: Trained
+    full: Trained
+    before: Score
+    stranger: Score
+
+
+def train(story: Story) -> Models:
+    """Trains, or takes from the cache, and puts copies where a person would have them."""
+    story.chapter(
+        "Training",
+        "Base: all-MiniLM-L6-v2. Task 'failure': what broke, from the text of a maintenance work\n"
+        "order; 96 labelled orders from before 2009 to learn from, 400 later ones to test on.",
+    )
+    base = MINILM.folder()
+    before = evaluate(base, FAILURE)
+    _say("base, class means as head", before)
+    failure = train_lora(base, FAILURE)
+    _say("LoRA r=8 on task failure", failure.score, failure)
+    wrong = train_lora(base, WRONG_LABELS, start_from=[failure.folder], head=None)
+    _say("LoRA on top, second batch of orders, labels mixed up", wrong.score, wrong)
+    system = train_lora(base, SYSTEM, start_from=[failure.folder], head="system")
+    _say("LoRA on top of the first, on task system, own head", system.score, system)
+    full = train_full(base, FAILURE)
+    _say("full fine-tune on task failure", full.score, full)
+    stranger = evaluate(SRE.folder(), FAILURE, base=base)
+    _say("a stranger's full fine-tune (SRE vocabulary), as it is", stranger)
+    for name, source in (
+        ("minilm", base),
+        ("out/failure-lora", failure.folder),
+        ("out/failure-lora-2", wrong.folder),
+        ("out/system-lora", system.folder),
+        ("out/failure-full", full.folder),
+        ("out/sre", SRE.folder()),
+    ):
+        shutil.copytree(source, story.folder / name, ignore=shutil.ignore_patterns(".*"))
+    return Models(failure, wrong, system, full, before, stranger)
+
+
+def _say(what: str, score: Score, trained: Trained | None = None) -> None:
+    cost = ""
+    if trained is not None:
+        cost = f", {trained.cpu_seconds:.0f} CPU s{' (cached)' if trained.cached else ''}"
+    print(f"  {what}: accuracy {score.accuracy:.4f}{cost}", flush=True)
+
+
+def record(story: Story, models: Models) -> None:
+    """Commits everything, a bad version in the middle."""
+    story.chapter("A repository on a frozen base")
+    story.run("init")
+    origin = "hf:sentence-transformers/all-MiniLM-L6-v2"
+    story.run("base", "add", "minilm", "../minilm", "--source", origin)
+    kpi = _kpi(models.before)
+    story.commit("root", "the base itself", "commit", "../minilm", "-m", "MiniLM as it came", *kpi)
+    story.chapter("Adapters, each on top of the one before")
+    story.commit(
+        "v1", "LoRA", "commit", "../out/failure-lora", "-m", "learn failure modes",
+        *_kpi(models.failure.score),
+    )  # fmt: skip
+    story.commit(
+        "v2", "LoRA, stacked", "commit", "../out/failure-lora-2", "--stack",
+        "-m", "second batch of orders", *_kpi(models.wrong.score),
+    )  # fmt: skip
+    story.commit(
+        "v3", "LoRA, stacked", "commit", "../out/system-lora", "--stack",
+        "-m", "learn systems too", "--kpi", f"system={models.system.score.accuracy}",
+    )  # fmt: skip
+    story.chapter("Where did it get worse?")
+    story.run("log", "-k", "accuracy", "-k", "system")
+    story.run("diff", "v1", "v2", "--with-kpis")
+    story.chapter(
+        "Take back the commit in the middle",
+        "v2 learnt from mixed-up labels. v3 came later and stays.",
+    )
+    story.commit("v4", "v3 without v2", "revert", "v2")
+    story.chapter("Full checkpoints, on branches of their own")
+    story.run("switch", "full", "--create", "--start", "root")
+    story.commit(
+        "full-1", "full fine-tune", "commit", "../out/failure-full",
+        "-m", "full fine-tune on failure modes", *_kpi(models.full.score),
+    )  # fmt: skip
+    story.run("switch", "sre", "--create", "--start", "root")
+    story.commit(
+        "sre-1", "full fine-tune", "commit", "../out/sre",
+        "-m", "somebody's SRE embeddings", *_kpi(models.stranger),
+    )  # fmt: skip
+    story.run("switch", "main")
+    story.run("log", "--all", "--graph", "-k", "accuracy", "-k", "system")
+    story.run("show", "v1")
+
+
+def _kpi(score: Score) -> tuple[str, str]:
+    return "--kpi", f"accuracy={score.accuracy}"
+
+
+def check_bits(story: Story) -> None:
+    """Rebuilds every version and compares bits with what was committed."""
+    story.chapter("Old and new, out of the repository again")
+    rebuilt = {name: story.rebuild(name) for name in story.versions}
+    story.run("checkout", "v1", "--as", "peft", "--to", "../rebuilt/v1-peft")
+    out = story.folder / "out"
+    story.chapter("The bits")
+    story.check(
+        "root: the base's files, byte for byte",
+        differing_files(story.folder / "minilm", rebuilt["root"]),
+    )
+    for name, source in (("full-1", "failure-full"), ("sre-1", "sre")):
+        wrong = differing_tensors(out / source, rebuilt[name])
+        story.check(f"{name}: every tensor of the committed checkpoint, bit for bit", wrong)
+    wrong = differing_tensors(out / "failure-lora", story.folder / "rebuilt" / "v1-peft")
+    story.check("v1 as PEFT folder: the adapter's tensors, bit for bit", wrong)
+    differs = differing_tensors(rebuilt["v3"], rebuilt["v4"])
+    story.check("v4 is not v3: the taken-back delta is gone", "" if differs else "no difference")
+
+
+def check_without(story: Story) -> None:
+    """Compares with a second repository whose history never had the bad commit."""
+    story.chapter("The same history without v2, in a second repository")
+    for words in (
+        ("init",),
+        ("base", "add", "minilm", "../minilm"),
+        ("commit", "../minilm", "-m", "MiniLM as it came"),
+        ("commit", "../out/failure-lora", "-m", "learn failure modes"),
+        ("commit", "../out/system-lora", "--stack", "-m", "learn systems too"),
+        ("checkout", "main", "--to", "../rebuilt/without-v2"),
+    ):
+        story.run(*words, folder="without-v2")
+    rebuilt = story.folder / "rebuilt"
+    wrong = differing_files(rebuilt / "v4", rebuilt / "without-v2")
+    story.check("v4 is the history without v2, byte for byte", wrong)
+
+
+def check_workspace(story: Story) -> None:
+    """Goes there and back in the workspace, where only what differs is rewritten."""
+    story.chapter("The workspace, there and back")
+    workspace = story.folder / "orders" / "model"
+    for name in ("main", "v1", "main"):
+        story.run("checkout", name)
+        other = story.folder / "rebuilt" / ("v4" if name == "main" else name)
+        story.check(f"model/ holds {name}, byte for byte", differing_files(workspace, other))
+    story.run("status")
+    story.run("fsck")
+
+
+def check_accuracy(story: Story, models: Models) -> None:
+    """Measures every rebuilt model."""
+    story.chapter("The models that deltavc rebuilt, measured again")
+    rebuilt = story.folder / "rebuilt"
+    for name, expected in (
+        ("root", models.before),
+        ("v1", models.failure.score),
+        ("v2", models.wrong.score),
+        ("v3", None),
+        ("v4", None),
+        ("full-1", models.full.score),
+        ("sre-1", models.stranger),
+    ):
+        story.measure(name, rebuilt / name, expected)
+    story.measure("v3", rebuilt / "v3", models.system.score, SYSTEM)
+    bad, good = story.versions["v3"].accuracy, story.versions["v4"].accuracy
+    story.check(
+        f"taking v2 back helps: task failure {bad:.4f} -> {good:.4f}",
+        "" if good > bad else "it does not",
+    )
+
+
+def summary(story: Story) -> str:
+    """Returns the last table."""
+    repo = deltavc.open(story.folder / "orders")
+    rows = []
+    for name, version in story.versions.items():
+        stored = repo.log(name, limit=1)[0].stored
+        full = sum(
+            p.stat().st_size for p in (story.folder / "rebuilt" / name).glob("*.safetensors")
+        )
+        rows.append(
+            (
+                name,
+                version.what,
+                f"{version.accuracy:.4f}",
+                f"{stored:,}",
+                f"{full:,}",
+                f"{stored / full:.2%}",
+                f"{version.commit_seconds:.1f}",
+                f"{version.checkout_seconds:.1f}",
+            )
+        )
+    sizes = ("stored bytes", "full copy", "share")
+    return table(("version", "kind", "accuracy", *sizes, "commit s", "checkout s"), rows)
+
+
+def main() -> int:
+    """Tells the story; returns the exit code."""
+    started = time.perf_counter()
+    shutil.rmtree(WORK, ignore_errors=True)
+    for name in ("orders", "without-v2"):
+        (WORK / name).mkdir(parents=True)
+    story = Story(WORK)
+    models = train(story)
+    record(story, models)
+    check_bits(story)
+    check_without(story)
+    check_workspace(story)
+    check_accuracy(story, models)
+    story.chapter("All versions")
+    print(summary(story))
+    print("\nSeconds are of the whole command, interpreter and imports included.")
+    print(f"{story.checked - len(story.failed)} of {story.checked} checks hold; "
+          f"{time.perf_counter() - started:.0f} s in all.")  # fmt: skip
+    for what in story.failed:
+        print(f"FAILED: {what}", file=sys.stderr)
+    return 1 if story.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
