@@ -84,6 +84,7 @@ def write_adapter(
     embeddings: Collection[str] = (),
     files: Mapping[str, Path | bytes] | None = None,
     rounded: bool = False,
+    split: bool = False,
     durable: bool = False,
     replace: bool = False,
 ) -> WrittenAdapter:
@@ -102,6 +103,7 @@ def write_adapter(
         embeddings: See there.
         files: Other files of the folder: README, tokenizer.
         rounded: See there.
+        split: See there.
         durable: Flush to disk before the folder takes its place.
         replace: Take the place of a folder that is there.
 
@@ -124,6 +126,7 @@ def write_adapter(
         base_name=base_name,
         embeddings=embeddings,
         rounded=rounded,
+        split=split,
     )
     ordered = sorted(
         adapter.tensors.items(), key=lambda item: (_FILE_ORDER.index(item[1].dtype.name), item[0])
@@ -151,6 +154,7 @@ def build_adapter(
     base_name: str | None = None,
     embeddings: Collection[str] = (),
     rounded: bool = False,
+    split: bool = False,
 ) -> Adapter:
     """Makes a LoRA out of deltas.
 
@@ -169,6 +173,7 @@ def build_adapter(
         base_name: ``base_model_name_or_path``; without it the config's own stays.
         embeddings: Parameters that are embeddings, where the deltas do not tell.
         rounded: Round factors to float32 where there is no exact form.
+        split: Take a higher rank where there is no exact form with the deltas' own.
 
     Returns:
         The adapter.
@@ -186,7 +191,7 @@ def build_adapter(
     if same:
         layers = {own.module(n): as_found(terms[0][0]) for n, terms in params.items() if terms}
     else:
-        layers = _layers(params, own, embeddings, rounded)
+        layers = _layers(params, own, embeddings, rounded=rounded, split=split)
     biases = _biases(whole, own, layers, config)
     heads = {name: tensor for name, tensor in whole.items() if name not in biases}
     tensors = dict(_lora_tensors(layers))
@@ -260,7 +265,7 @@ def _check_kinds(params: Terms) -> None:
 
 
 def _layers(
-    params: Terms, names: _Names, embeddings: Collection[str], rounded: bool
+    params: Terms, names: _Names, embeddings: Collection[str], *, rounded: bool, split: bool
 ) -> dict[str, LoraLayer]:
     """Returns the layer of each module."""
     layers: dict[str, LoraLayer] = {}
@@ -271,7 +276,7 @@ def _layers(
         kind = "embedding" if name in embeddings else None
         if kind is None and len(terms[0][0].shape) > 2:
             kind = "conv"
-        layer = combine(terms, kind=kind, rounded=rounded)
+        layer = combine(terms, kind=kind, rounded=rounded, split=split)
         if layer is None:
             inexact.append(name)
         else:

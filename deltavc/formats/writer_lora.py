@@ -4,7 +4,9 @@ The sum of ``q_i * B_i @ A_i`` (q_i: coefficient times scale) is ``g * B @ A``
 with the A_i stacked, and the B_i side by side, each multiplied by ``q_i / g``.
 The common factor ``g`` becomes the layer's scaling, alpha / r; it is chosen so
 that every product is a number that the factors' dtype holds, and nothing is
-rounded.
+rounded. Where there is no such factor (scales 3/2 and 4/5, whose products need
+more digits), a block can be split into parts that hold the digits between them,
+each beside its own copy of A: more rank, and still nothing rounded.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ __all__ = ["LoraLayer", "alpha_for", "as_found", "combine"]
 
 _F32 = DTYPES["F32"]
 _FLOAT64_BITS = 53
+_CHUNK = 24  # digits of a coefficient that fit, times those of a float32, into a float64
+_MAX_BITS = 128  # what is longer leaves the range of float32
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,11 @@ def as_found(delta: Delta) -> LoraLayer:
 
 
 def combine(
-    terms: Sequence[tuple[Delta, Fraction]], *, kind: str | None = None, rounded: bool = False
+    terms: Sequence[tuple[Delta, Fraction]],
+    *,
+    kind: str | None = None,
+    rounded: bool = False,
+    split: bool = False,
 ) -> LoraLayer | None:
     """Returns the sum of low-rank deltas of one parameter as one layer.
 
@@ -93,6 +101,7 @@ def combine(
             found in an adapter, do not tell.
         rounded: Round where there is no exact form: the scaling to float64 if that is
             enough, otherwise B to float32.
+        split: Take a higher rank where there is no exact form with the deltas' own.
 
     Returns:
         The layer; None when it would have to be rounded and may not be.
@@ -109,6 +118,10 @@ def combine(
     blocks = [b for b, _ in factors]
     rank = a.shape[0]
     found = _exact(blocks, scales, rank)
+    wider = _split(blocks, [a for _, a in factors], scales) if found is None and split else None
+    if wider is not None:
+        a, *_ = wider
+        rank, found = a.shape[0], wider[1:]
     inexact = found is None
     if found is None:
         if not rounded:
@@ -236,6 +249,64 @@ def _stored(values: NDArray[np.float64], dtype: DType) -> Tensor | None:
         else:
             tensor = Tensor.from_array(values.astype(f"<f{dtype.size}"))
     return tensor if np.array_equal(tensor.to_float64(), values) else None
+
+
+def _split(
+    blocks: Sequence[Tensor], factors: Sequence[Tensor], scales: Sequence[Fraction]
+) -> tuple[Tensor, Tensor, float] | None:
+    """Returns A, B and alpha with nothing rounded, at a higher rank than the blocks' own.
+
+    Args:
+        blocks: The B factors.
+        factors: The A factors.
+        scales: Coefficient times scale of each.
+
+    Returns:
+        The layer; None where a number is beyond what float32 reaches.
+    """
+    common = Fraction(
+        reduce(math.gcd, (s.numerator for s in scales)),
+        reduce(math.lcm, (s.denominator for s in scales)),
+    )
+    columns: list[NDArray[np.float64]] = []
+    copies: list[Tensor] = []
+    for block, factor, scale in zip(blocks, factors, scales, strict=True):
+        parts = _parts(block, int(scale / common))
+        if parts is None:
+            return None
+        columns += parts
+        copies += [factor] * len(parts)
+    rank = sum(factor.shape[0] for factor in copies)
+    sizes = range(rank, 2 * rank + common.denominator.bit_length())
+    size = next((n for n in sizes if alpha_for(common, n) is not None), 0)
+    if size > rank:  # alpha / rank is the scale for some ranks only: fill up with zeros
+        width, zeros = factors[0].shape[1], size - rank
+        dtype = factors[0].dtype
+        copies.append(Tensor(dtype, (zeros, width), np.zeros(zeros * width, dtype.bits)))
+        columns.append(np.zeros((blocks[0].shape[0], zeros)))
+    alpha = alpha_for(common, size)
+    b = _stored(np.concatenate(columns, axis=1), _F32)
+    return None if b is None or alpha is None else (_stacked(copies), b, alpha)
+
+
+def _parts(block: Tensor, factor: int) -> list[NDArray[np.float64]] | None:
+    """Returns float32 numbers whose sum is a block times an integer."""
+    if block.dtype.mantissa >= _CHUNK or abs(factor) >> _MAX_BITS:
+        return None
+    values = block.to_float64()
+    sign, rest, shift = (1 if factor > 0 else -1), abs(factor), 0
+    parts = []
+    while rest:
+        zeros = (rest & -rest).bit_length() - 1
+        rest, shift = rest >> zeros, shift + zeros
+        product = values * float(sign * (rest & ((1 << _CHUNK) - 1)) << shift)
+        with np.errstate(over="ignore"):
+            high = product.astype("<f4").astype("<f8")
+        if not np.isfinite(high).all():
+            return None
+        parts += [high, product - high] if (product != high).any() else [high]
+        rest, shift = rest >> _CHUNK, shift + _CHUNK
+    return parts
 
 
 def _nearest(blocks: Sequence[Tensor], scales: Sequence[Fraction]) -> Tensor:

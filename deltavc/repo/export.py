@@ -90,6 +90,7 @@ def write_peft(
             prefix=prefix,
             names=_names(attached.get(PEFT_NAMES)),
             base_name=base_name,
+            split=max_rank is None,
             replace=replace,
         )
         workspace.remember(repo, target, commit, repo.commit(commit).manifest)
