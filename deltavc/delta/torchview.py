@@ -11,10 +11,11 @@ __all__ = ["to_torch"]
 _SIGNED = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def to_torch(tensor: Tensor) -> torch.Tensor:
-    """Returns a torch tensor of its own memory with the same bits."""
+def to_torch(tensor: Tensor, *, copy: bool = True) -> torch.Tensor:
+    """Returns a torch tensor with the same bits, of its own memory unless told not to copy."""
     size = tensor.dtype.size
-    bits = torch.from_numpy(tensor.bits.view(f"<i{size}").copy())
+    array = tensor.bits.view(f"<i{size}")
+    bits = torch.from_numpy(array.copy() if copy or not array.flags.writeable else array)
     dtype: torch.dtype = getattr(torch, tensor.dtype.torch)
     if dtype is not _SIGNED[size]:
         bits = bits.view(dtype)

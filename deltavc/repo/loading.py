@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deltavc.delta.torchview import to_torch
+from deltavc.repo.parallel import unordered
 from deltavc.repo.revisions import resolve
-from deltavc.repo.version import open_version
+from deltavc.repo.version import Part, open_version
 
 if TYPE_CHECKING:
     import torch
@@ -34,8 +35,17 @@ def load(
         Tensor name to torch tensor; each owns its memory.
     """
     version = open_version(repo, resolve(repo, rev), base_path=base_path)
-    return {
-        part.name: to_torch(version.tensor(part.param))
+    parts = [
+        part
         for part in version.parts()
         if not params or any(fnmatch.fnmatchcase(part.name, p) for p in params)
-    }
+    ]
+
+    def one(part: Part) -> tuple[str, torch.Tensor]:
+        value = version.tensor(part.param, threads=1)
+        return part.name, to_torch(value, copy=not version.is_changed(part.param))
+
+    # The largest first, so that no thread is left with it at the end.
+    largest_first = sorted(parts, key=lambda part: -version.nbytes(part.param))
+    tensors = dict(unordered(one, largest_first, repo.session.threads))
+    return {part.name: tensors[part.name] for part in parts}

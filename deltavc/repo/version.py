@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -83,6 +84,11 @@ class Version:
         if not self.is_changed(param):
             return self.base.tensor(param)
         return self.rebuild(param).tensor(threads=threads or self.repo.session.threads)
+
+    def nbytes(self, param: str) -> int:
+        """Returns the size of a parameter's value in bytes."""
+        dtype, shape = self.form(param)
+        return math.prod(shape) * dtype.size
 
     def files(self) -> dict[str, Path | bytes]:
         """Returns the files that go with the weights: the base's, and those that differ."""
