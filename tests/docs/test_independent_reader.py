@@ -155,7 +155,7 @@ class Bench:
 
     def commit(self, name: str, *terms: tuple[kinds.Delta, str], form: Tensor | None = None) -> str:
         inner = self.inner
-        record = self.inner.base_names(inner.state())["tiny"]
+        record = inner.base_names(inner.state())["small"]
         with inner.change("commit") as change, inner.store.pack() as pack:
             sink = ObjectSink(inner.store, pack)
             params: dict[DeltaId, Fraction] = {}
@@ -317,7 +317,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[deltavc.Repository, 
     save_folder(root / "base", base, shards=True, vocab='["a"]')
     repo = deltavc.init(root / "repo", actor="Ada <ada@example.org>")
     repo.add_base("tiny", root / "base", source="hf:org/tiny")
-    return repo, [*history(repo, root, base), *by_hand(repo, base)]
+    commits = history(repo, root, base)
+    small = {name: value for name, value in base.items() if name != "decayed.weight"}
+    for name in ("layers.0.q.weight", "layers.0.v.weight"):
+        small[name] = base[name][:20, :12]
+    repo.add_base("small", save_folder(root / "small", small, shards=True), copy=True)
+    return repo, [*commits, *by_hand(repo, small)]
 
 
 def test_the_reader_stands_alone() -> None:
@@ -342,6 +347,7 @@ def test_the_reader_sees_the_same_history(made: tuple[deltavc.Repository, list[s
     assert [event["number"] for event in found.events] == [row.number for row in operations][::-1]
     assert [event["prev"] for event in found.events][1:] == [row.id for row in operations][:0:-1]
     assert found.refs == dict(repo._repo.state().refs)
+    assert found.refs.keys() >= {"HEAD", "branch:main", "branch:side", "base:tiny", "base:small"}
     assert "branch:gone" not in found.refs
     assert found.commit_of("HEAD") == repo.resolve("HEAD")
     assert found.commit_of("tag:v1") == repo.resolve("v1")
