@@ -12,7 +12,6 @@ from deltavc.errors import (
     BaseUnavailable,
     NameTaken,
     Protected,
-    RepositoryUnwritable,
     UnknownRevision,
 )
 from deltavc.ids import BaseId, ObjectId, check_name, short
@@ -31,6 +30,7 @@ from deltavc.repo.openbase import (
 from deltavc.repo.results import BaseInfo, BaseVerified, TensorDifference
 
 if TYPE_CHECKING:
+    from deltavc.formats.checkpoint import Checkpoint
     from deltavc.repo.repository import Repository
 
 __all__ = ["add", "list_", "remove", "show", "verify"]
@@ -74,7 +74,7 @@ def add(
     base = BaseId(object_id("base", [canonical.encode(record)]))
     _check_name_free(repo, name, base)
     copied = copy and not dry_run
-    where = _copy_in(repo, base, path) if copied else path
+    where = _copy_in(repo, base, path, checkpoint) if copied else path
     registered = BaseSource(
         base=base,
         path=_recorded_path(repo, where),
@@ -249,22 +249,24 @@ def _recorded_path(repo: Repository, path: Path) -> str:
         return str(absolute)
 
 
-def _copy_in(repo: Repository, base: BaseId, path: Path) -> Path:
+def _copy_in(repo: Repository, base: BaseId, path: Path, checkpoint: Checkpoint) -> Path:
+    """Copies weights and companions into the repository, whole and on disk or not at all."""
+    from deltavc.formats.writer_stage import stage_folder
+
     target = repo.layout.bases / base
     if target.exists():
         return target
-    building = repo.layout.bases / f"tmp-{base[:16]}"
+    folder = path if path.is_dir() else path.parent
+    wanted = {weights.name: folder / weights.name for weights in checkpoint.layout}
+    index = {p.name: p for p in sorted(folder.glob("*.index.json")) if path.is_dir()}
     try:
-        shutil.rmtree(building, ignore_errors=True)
-        building.mkdir(parents=True)
-        if path.is_dir():
-            shutil.copytree(path, building, dirs_exist_ok=True)
-        else:
-            shutil.copy2(path, building / path.name)
-        building.rename(target)
-    except OSError as error:
-        shutil.rmtree(building, ignore_errors=True)
-        raise RepositoryUnwritable(f"cannot copy the base: {error.strerror}") from error
+        with stage_folder(target, replace=False, durable=True) as stage:
+            for name, file in {**wanted, **index, **checkpoint.files}.items():
+                (stage.path / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, stage.path / name)
+            stage.publish()
+    except NameTaken:
+        pass  # another process copied the same base meanwhile
     return target
 
 

@@ -115,6 +115,7 @@ class Change:
 @contextmanager
 def apply_change(repo: Repository, command: str) -> Iterator[Change]:
     """Holds the lock, yields the change, appends its event, brings the catalog in step."""
+    repo.sweep()
     lock = RepositoryLock(
         repo.layout.lock,
         owner=f"{command} by {repo.session.actor}",

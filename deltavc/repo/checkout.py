@@ -8,12 +8,21 @@ only the tensors that differ are computed (``docs/adr/0005-workspace-in-place.md
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deltavc.delta.vector import ATTACHMENT, FILE, Vector
-from deltavc.errors import IntegrityError, ObjectCorrupt, UsageError, WorkspaceDirty
+from deltavc.errors import (
+    DeltavcError,
+    IntegrityError,
+    ObjectCorrupt,
+    RefMoved,
+    StateError,
+    UsageError,
+    WorkspaceDirty,
+)
 from deltavc.formats.inplace import clear_journal, read_journal, update_folder, why_not_in_place
 from deltavc.formats.writer import write_folder
 from deltavc.ids import CommitId, short
@@ -25,6 +34,7 @@ from deltavc.repo.version import Version, open_version
 
 if TYPE_CHECKING:
     from deltavc.formats.writer_plan import FolderPlan
+    from deltavc.ledger.state import State
     from deltavc.repo.repository import Repository
 
 __all__ = ["checkout", "follow_head"]
@@ -77,34 +87,40 @@ def checkout(
         UnsupportedFormat: The version cannot be expressed in this form.
         BaseUnavailable: The base's files cannot be found.
         BaseMismatch: They are not the base's any more.
+        RefMoved: The branch went on while its revision was written; HEAD stays.
     """
     started = time.monotonic()
-    state = repo.state()
-    commit = resolve(repo, rev, state)
     target = _target(repo, to, form)
-    ours = _refuse_unrecorded(repo, target, force=force)
-    if form == "peft":
-        from deltavc.repo.export import write_peft
+    if to is None:
+        repo.require_now("checkout")
+    with _turn(repo, to, dry_run=dry_run):
+        state = repo.state()
+        commit = resolve(repo, rev, state)
+        ours = _refuse_unrecorded(repo, target, commit, force=force)
+        if form == "peft":
+            from deltavc.repo.export import write_peft
 
-        return write_peft(
-            repo,
-            commit,
-            target,
-            base_name=base_name,
-            max_rank=max_rank,
-            rel_error=rel_error,
-            base_path=base_path,
-            replace=target.exists(),
-            dry_run=dry_run,
-        )
-    version = open_version(repo, commit, base_path=base_path)
-    plan = version.plan()
-    done = _Done(0, 0, [], False)
-    if not dry_run:
-        done = _write(repo, version, plan, target, commit, ours)
-        if verify:
-            _verify(version, target)
-    branch, moved = (None, False) if to is not None else _move_head(repo, rev, commit, dry_run)
+            return write_peft(
+                repo,
+                commit,
+                target,
+                base_name=base_name,
+                max_rank=max_rank,
+                rel_error=rel_error,
+                base_path=base_path,
+                replace=target.exists(),
+                dry_run=dry_run,
+            )
+        version = open_version(repo, commit, base_path=base_path)
+        plan = version.plan()
+        done = _Done(0, 0, [], False)
+        if not dry_run:
+            done = _write(repo, version, plan, target, commit, ours)
+            if verify:
+                _verify(version, target)
+        branch, moved = None, False
+        if to is None:
+            branch, moved = _move_head(repo, rev, commit, state, dry_run=dry_run)
     return CheckedOut(
         commit=commit,
         target=str(target),
@@ -129,15 +145,27 @@ def follow_head(repo: Repository) -> tuple[bool, str]:
     Returns:
         Whether it was written, and if not a note that says why.
     """
-    target, commit = repo.workspace, repo.head_commit(repo.state())
-    if target is None or commit is None or not target.exists():
+    target = repo.workspace
+    if target is None or not target.exists():
         return False, ""
-    found = workspace.held(repo, target)
-    if not workspace.is_clean(target, found):
-        return False, "the workspace holds unrecorded changes and was left alone"
-    version = open_version(repo, commit)
-    _write(repo, version, version.plan(), target, commit, found)
+    try:
+        with workspace.lock(repo, "undo"):
+            commit = repo.head_commit(repo.state())
+            found = workspace.held(repo, target)
+            if commit is None:
+                return False, ""
+            if not workspace.is_clean(target, found):
+                return False, "the workspace holds unrecorded changes and was left alone"
+            version = open_version(repo, commit)
+            _write(repo, version, version.plan(), target, commit, found)
+    except DeltavcError as error:  # the refs have moved; that stands
+        return False, f"the workspace was not written: {error.message}"
     return True, ""
+
+
+def _turn(repo: Repository, to: Path | None, *, dry_run: bool) -> AbstractContextManager[object]:
+    """Returns the right to change the workspace, where it is going to be changed."""
+    return nullcontext() if to is not None or dry_run else workspace.lock(repo, "checkout")
 
 
 def _target(repo: Repository, to: Path | None, form: str) -> Path:
@@ -154,16 +182,18 @@ def _target(repo: Repository, to: Path | None, form: str) -> Path:
     return repo.workspace
 
 
-def _refuse_unrecorded(repo: Repository, target: Path, *, force: bool) -> workspace.Held | None:
+def _refuse_unrecorded(
+    repo: Repository, target: Path, commit: CommitId, *, force: bool
+) -> workspace.Held | None:
     """Returns what deltavc wrote there before; refuses a folder that holds anything else."""
     found = workspace.held(repo, target)
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return None
-    if read_quietly(repo, target):
+    if _is_cut_off(repo, target):
         return found  # a switch that was cut off: taken up again
     if workspace.is_clean(target, found):
         return found
-    if not force:
+    if not force and not _holds_a_revision(repo, target, commit, found):
         what = "unrecorded changes" if found is not None else "files that deltavc did not write"
         raise WorkspaceDirty(
             f"'{target}' holds {what}",
@@ -173,7 +203,17 @@ def _refuse_unrecorded(repo: Repository, target: Path, *, force: bool) -> worksp
     return None
 
 
-def read_quietly(repo: Repository, target: Path) -> bool:
+def _holds_a_revision(
+    repo: Repository, target: Path, commit: CommitId, found: workspace.Held | None
+) -> bool:
+    """Tells whether nothing is lost with a folder: it holds a revision that was to be there."""
+    head = repo.head_commit(repo.state()) if target == repo.workspace else None
+    known = (found.next, found.commit) if found is not None else ()
+    candidates = dict.fromkeys(c for c in (*known, head, commit) if c is not None)
+    return target.is_dir() and any(workspace.holds(repo, c, target) for c in candidates)
+
+
+def _is_cut_off(repo: Repository, target: Path) -> bool:
     """Tells whether a journal says that this folder was being changed in place."""
     try:
         journal = read_journal(repo.layout.journal)
@@ -199,12 +239,12 @@ def _write(
 
     manifest = repo.commit(commit).manifest
     is_workspace = target == repo.workspace
+    workspace.intend(repo, target, commit, manifest)
     if ours is not None and is_workspace:
         done = _in_place(repo, version, plan, target, commit, ours, progress)
         if done is not None:
             workspace.remember(repo, target, commit, manifest)
             return done
-    workspace.forget(repo, target)
     written = write_folder(
         target, plan, threads=repo.session.threads, progress=progress, replace=target.exists()
     )
@@ -254,7 +294,7 @@ def _in_place(
             threads=repo.session.threads,
             progress=progress,  # type: ignore[arg-type]
         )
-    except WorkspaceDirty:
+    except StateError:  # also a switch to other files that was cut off: write all afresh
         return None
     count = sum(len(names) for names in changed.values())
     return _Done(
@@ -310,20 +350,34 @@ def _verify(version: Version, target: Path) -> None:
 
 
 def _move_head(
-    repo: Repository, rev: str, commit: CommitId, dry_run: bool
+    repo: Repository, rev: str, commit: CommitId, before: State, *, dry_run: bool
 ) -> tuple[str | None, bool]:
-    with repo.change("checkout") as change:
-        name = rev.removeprefix("branch:")
+    """Moves HEAD to what was written, unless the branch went on meanwhile."""
+    branch = rev.removeprefix("branch:")
+    to_branch = before.refs.get(branch_ref(branch)) == commit
+
+    def value(state: State) -> str | None:
         if rev in (HEAD, "@"):
-            value = change.state.refs.get(HEAD)
-        elif change.state.refs.get(branch_ref(name)) == commit:
-            value = branch_ref(name)
-        else:
-            value = commit
-        moved = change.state.refs.get(HEAD) != value
-        if not dry_run and moved:
-            change.summary = f"checkout {rev} {short(commit)}"
-            change.detail["workspace"] = True
-            change.set(HEAD, value)
-    branch = value.removeprefix("branch:") if value and value.startswith("branch:") else None
-    return branch, moved
+            return state.refs.get(HEAD)
+        return branch_ref(branch) if to_branch else commit
+
+    wanted = value(before)
+    moved = before.refs.get(HEAD) != wanted
+    if not dry_run:
+        with repo.change("checkout") as change:
+            wanted = value(change.state)
+            stands = change.state.refs.get(wanted or "", wanted)
+            if stands != commit:
+                raise RefMoved(
+                    f"'{rev}' moved while {short(commit)} was written",
+                    hint=f"write it again: deltavc checkout {rev}",
+                    expected=commit,
+                    found=stands,
+                )
+            moved = change.state.refs.get(HEAD) != wanted
+            if moved:
+                change.summary = f"checkout {rev} {short(commit)}"
+                change.detail["workspace"] = True
+                change.set(HEAD, wanted)
+    name = wanted.removeprefix("branch:") if wanted and wanted.startswith("branch:") else None
+    return name, moved

@@ -29,7 +29,6 @@ EXTRAS = {
     "report": ("matplotlib",),
 }
 NETWORK = {"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "afs", "ceph", "glusterfs"}
-STALE_SECONDS = 3600.0
 CLOCK_SLACK_MS = 1000
 
 
@@ -53,8 +52,7 @@ def doctor(
             repo.rebuild_catalog()
             fixed.append("catalog rebuilt from objects and event log")
         if fix:
-            swept = repo.store.sweep(STALE_SECONDS)
-            fixed += [f"removed the left-over file {path.name}" for path in swept]
+            fixed += [f"removed the left-over file {path.name}" for path in repo.sweep()]
         findings += _repository(repo)
     return DoctorReport(
         ok=not any(f.level == "problem" for f in findings), findings=findings, fixed=fixed

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deltavc.errors import RepositoryExists, RepositoryUnwritable
+from deltavc.errors import NameTaken, RepositoryExists, RepositoryUnwritable
 from deltavc.ids import check_name
 from deltavc.ledger.log import EventLog
+from deltavc.ledger.protocol import START
 from deltavc.repo.layout import FORMAT_TEXT, Layout
 from deltavc.repo.repository import HEAD, Repository, branch_ref
 from deltavc.store import ObjectStore
@@ -60,21 +60,31 @@ def init(
                 hint="change it: deltavc config set workspace.path PATH",
                 workspace=str(found) if found else None,
             )
-        return repo, False
+        # An init that was killed before its first event is finished now.
+        return repo, False if dry_run else _begin(repo, branch)
     repo = Repository(layout, session)
     if dry_run:
         return repo, True
     try:
-        layout.root.mkdir(parents=True, exist_ok=True)
-        _populate(layout, settings)
+        is_new = _populate(layout, settings)
     except OSError as error:
         raise RepositoryUnwritable(
             f"cannot make a repository in '{layout.root}': {error.strerror}"
         ) from error
+    if not is_new:  # another process was faster
+        return init(root, session, workspace=workspace, branch=branch, bare=bare)
+    return repo, _begin(repo, branch)
+
+
+def _begin(repo: Repository, branch: str) -> bool:
+    """Records the first event, unless there is one; says whether it did."""
+    if repo.log.head() != START:
+        return False
     with repo.change("init") as change:
-        change.summary = f"init, branch {branch}"
-        change.set(HEAD, branch_ref(branch))
-    return repo, True
+        if change.state.number == 0:
+            change.summary = f"init, branch {branch}"
+            change.set(HEAD, branch_ref(branch))
+    return change.event is not None
 
 
 def _settings(workspace: str, bare: bool) -> str:
@@ -84,16 +94,23 @@ def _settings(workspace: str, bare: bool) -> str:
     return f'[workspace]\npath = "{quoted}"\n'
 
 
-def _populate(layout: Layout, settings: str) -> None:
-    """Builds the folder beside and renames it: half a repository is never seen."""
-    building = layout.root / f".deltavc-init-{os.getpid()}"
-    inner = Layout(building)
-    inner.folder.mkdir(parents=True)
-    inner.cache.mkdir()
-    EventLog.create(inner.events)
-    ObjectStore.create(inner.folder)
-    inner.config.write_text(settings, encoding="utf-8")
-    inner.lock.touch()
-    inner.format.write_text(FORMAT_TEXT, encoding="utf-8")
-    inner.folder.rename(layout.folder)
-    building.rmdir()
+def _populate(layout: Layout, settings: str) -> bool:
+    """Builds the folder beside and renames it: half a repository is never seen.
+
+    Returns:
+        Whether it was made; False when another process made one meanwhile.
+    """
+    from deltavc.formats.writer_stage import stage_folder
+
+    try:
+        with stage_folder(layout.folder, replace=False, durable=True) as stage:
+            (stage.path / layout.cache.name).mkdir()
+            EventLog.create(stage.path / layout.events.name)
+            ObjectStore.create(stage.path)
+            (stage.path / layout.config.name).write_text(settings, encoding="utf-8")
+            (stage.path / layout.lock.name).touch()
+            (stage.path / layout.format.name).write_text(FORMAT_TEXT, encoding="utf-8")
+            stage.publish()
+    except NameTaken:
+        return False
+    return True

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,33 @@ class Layout:
     def journal(self) -> Path:
         """Says that the workspace is being rewritten in place."""
         return self.folder / "workspace.journal"
+
+    @property
+    def workspace_lock(self) -> Path:
+        """The lock of those who change the workspace, never removed."""
+        return self.folder / "workspace.lock"
+
+    @property
+    def staging(self) -> Path:
+        """Files being written; what a killed process leaves there is swept."""
+        return self.folder / "tmp"
+
+    def keep(self, path: Path, data: bytes) -> None:
+        """Replaces a file of the cache in one step, if that can be done.
+
+        Args:
+            path: The file.
+            data: What it is to hold.
+        """
+        beside = self.staging / f"cache-{os.getpid()}-{os.urandom(8).hex()}"
+        try:
+            path.parent.mkdir(exist_ok=True)
+            self.staging.mkdir(exist_ok=True)
+            beside.write_bytes(data)
+            beside.replace(path)
+        except OSError:  # all that is lost is time
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
 
     def check_format(self) -> None:
         """Refuses a repository that this version cannot read.

@@ -8,7 +8,6 @@ means that the tensors are hashed again.
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -161,13 +160,7 @@ def remember(
     if stamps != stamps_of(checkpoint, path) or any(s[1] > recent for s in stamps.values()):
         return
     memory = repo.layout.cache / f"base-{base[:32]}.json"
-    beside = memory.with_suffix(f".{os.getpid()}")
-    try:
-        memory.parent.mkdir(exist_ok=True)
-        beside.write_bytes(msgspec.json.encode(_Known(str(path), stamps)))
-        beside.replace(memory)
-    except OSError:
-        beside.unlink(missing_ok=True)  # a cache: hashing again is all that is lost
+    repo.layout.keep(memory, msgspec.json.encode(_Known(str(path), stamps)))
 
 
 def _read_known(memory: Path) -> _Known | None:

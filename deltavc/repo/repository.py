@@ -8,13 +8,13 @@ is brought in step before it is asked.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from deltavc.catalog.errors import CatalogUnusable
-from deltavc.errors import DeltavcError, UnknownRevision, UsageError
+from deltavc.errors import DeltavcError, RepositoryError, UnknownRevision, UsageError
 from deltavc.ids import BaseId, CommitId, DeltaId, ManifestId, ObjectId, short
 from deltavc.ledger.log import EventLog
 from deltavc.ledger.protocol import GENESIS
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["HEAD", "Repository", "branch_ref", "tag_ref"]
 
 HEAD = "HEAD"
+STALE_SECONDS = 3600.0  # a live writer holds its file's lock; this is for file systems without
 _T = TypeVar("_T")
 
 
@@ -213,15 +214,37 @@ class Repository:
             RepositoryLocked: Another process holds the lock for too long.
             UsageError: The repository is looked at as it was at an earlier operation.
         """
+        self.require_now(command)
+        from deltavc.repo.change import apply_change
+
+        with apply_change(self, command) as change:
+            yield change
+
+    def sweep(self) -> list[Path]:
+        """Removes what killed processes left in ``tmp/`` more than an hour ago.
+
+        Returns:
+            What was removed; nothing where the folder cannot be written.
+        """
+        with suppress(RepositoryError, OSError):
+            if any(self.layout.staging.iterdir()):
+                return self.store.sweep(STALE_SECONDS)
+        return []
+
+    def require_now(self, command: str) -> None:
+        """Refuses to change anything while an earlier operation is looked at.
+
+        Args:
+            command: The verb.
+
+        Raises:
+            UsageError: The repository is looked at as it was at an earlier operation.
+        """
         if self.as_of is not None:
             raise UsageError(
                 f"'{command}' changes the repository, and an earlier operation is read-only",
                 hint="go back to it: deltavc op restore OPERATION",
             )
-        from deltavc.repo.change import apply_change
-
-        with apply_change(self, command) as change:
-            yield change
 
     # objects --------------------------------------------------------------
 

@@ -2,7 +2,8 @@
 
 A cache beside the truth: losing it costs a comparison, never data. A folder
 counts as clean while size, time and inode of each file that deltavc wrote are
-as it left them.
+as it left them. Where they are not, as after a kill or a copy, the bits decide
+(:func:`holds`).
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from deltavc.errors import DeltavcError
 from deltavc.ids import CommitId, ManifestId
+from deltavc.ledger.lock import RepositoryLock
 
 if TYPE_CHECKING:
     from deltavc.repo.repository import Repository
 
-__all__ = ["Held", "forget", "held", "is_clean", "remember", "stamp"]
+__all__ = ["Held", "held", "holds", "intend", "is_clean", "lock", "remember", "stamp"]
 
 Stamp = tuple[int, int, int]
 
@@ -32,13 +35,16 @@ class Held(msgspec.Struct, frozen=True):
         path: The folder.
         commit: The revision that was written.
         manifest: Its manifest.
-        files: Size, modification time and inode of each file, by relative path.
+        files: Size, modification time and inode of each file, by relative path; none while
+            the folder is written for the first time.
+        next: The revision that it is being changed to; None when that is done.
     """
 
     path: str
     commit: CommitId
     manifest: ManifestId
     files: dict[str, Stamp]
+    next: CommitId | None = None
 
 
 def _memory(repo: Repository, folder: Path) -> Path:
@@ -66,7 +72,7 @@ def held(repo: Repository, folder: Path) -> Held | None:
 
 def is_clean(folder: Path, found: Held | None) -> bool:
     """Tells whether a folder is just as deltavc left it, nothing changed, added or removed."""
-    if found is None:
+    if found is None or not found.files:
         return False
     return {name: stamp(folder / name) for name in _listing(folder)} == found.files
 
@@ -77,20 +83,79 @@ def _listing(folder: Path) -> Iterable[str]:
             yield path.relative_to(folder).as_posix()
 
 
+def holds(repo: Repository, commit: CommitId, folder: Path) -> bool:
+    """Tells whether a folder holds just a revision, tensor by tensor and file by file.
+
+    What differs ends the comparison, so a folder with other names costs nothing.
+
+    Args:
+        repo: The repository.
+        commit: The revision.
+        folder: The folder.
+
+    Returns:
+        Whether it does; False as well when that cannot be found out.
+    """
+    from deltavc.delta.encode import same_bits
+    from deltavc.formats.checkpoint import open_checkpoint
+    from deltavc.formats.writer_plan import index_files
+    from deltavc.repo.version import open_version
+
+    try:
+        version = open_version(repo, commit)
+        plan = version.plan()
+        files = dict(plan.files) | index_files(plan)
+        if set(_listing(folder)) != {file.name for file in plan.weights} | set(files):
+            return False
+        for name, content in files.items():
+            wanted = content if isinstance(content, bytes) else content.read_bytes()
+            if (folder / name).read_bytes() != wanted:
+                return False
+        with open_checkpoint(folder) as found:
+            parts = list(version.parts())
+            if {part.name for part in parts} != set(found.entries):
+                return False
+            for part in parts:
+                now, then = found.tensor(part.name), version.tensor(part.param)
+                same_form = now.dtype is then.dtype and now.shape == then.shape
+                if not same_form or not same_bits(then, now):
+                    return False
+    except (DeltavcError, OSError):
+        return False
+    return True
+
+
+def lock(repo: Repository, command: str) -> RepositoryLock:
+    """Returns the right to change the workspace: two checkouts take turns.
+
+    It is taken before the repository's lock, never after it.
+
+    Args:
+        repo: The repository.
+        command: The verb, for those who wait.
+
+    Returns:
+        The lock, not yet taken.
+    """
+    owner = f"{command} by {repo.session.actor}"
+    return RepositoryLock(repo.layout.workspace_lock, owner, repo.session.lock_timeout)
+
+
+def intend(repo: Repository, folder: Path, commit: CommitId, manifest: ManifestId) -> None:
+    """Notes that a folder is about to be changed to a revision.
+
+    Who is killed in between then finds that what is there is deltavc's own work.
+    """
+    found = held(repo, folder)
+    before = found or Held(str(folder.absolute()), commit, manifest, {})
+    _keep(repo, folder, msgspec.structs.replace(before, next=commit))
+
+
 def remember(repo: Repository, folder: Path, commit: CommitId, manifest: ManifestId) -> None:
     """Notes that a folder now holds a revision."""
     stamps = {name: found for name in _listing(folder) if (found := stamp(folder / name))}
-    record = Held(str(folder.absolute()), commit, manifest, stamps)
-    memory = _memory(repo, folder)
-    beside = memory.with_suffix(f".{os.getpid()}")
-    try:
-        memory.parent.mkdir(exist_ok=True)
-        beside.write_bytes(msgspec.json.encode(record))
-        beside.replace(memory)
-    except OSError:
-        beside.unlink(missing_ok=True)  # the next checkout compares instead
+    _keep(repo, folder, Held(str(folder.absolute()), commit, manifest, stamps))
 
 
-def forget(repo: Repository, folder: Path) -> None:
-    """Forgets what a folder holds, before it is changed."""
-    _memory(repo, folder).unlink(missing_ok=True)
+def _keep(repo: Repository, folder: Path, record: Held) -> None:
+    repo.layout.keep(_memory(repo, folder), msgspec.json.encode(record))
