@@ -36,7 +36,7 @@ from deltavc.records import canonical
 
 __all__ = ["Rebuild", "Term"]
 
-TASK = 1 << 20  # elements that one thread takes at a time
+TASK = 1 << 22  # elements that one thread takes at a time; each ends with 0.2 ms of settling
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,8 @@ class Rebuild:
         if self._form is None and not self._patches:
             return self._result
         out = np.empty(self.rows * self.columns, dtype=self.dtype.bits)
-        step = max(1, TASK // max(self.columns, 1))
+        share = min(TASK, -(-out.size // (2 * max(threads, 1))))
+        step = max(1, share // max(self.columns, 1))
 
         def task(start: int) -> None:
             stop = min(start + step, self.rows)

@@ -20,6 +20,7 @@ from deltavc.errors import InternalError
 __all__ = ["flushes_subnormals", "plain_arithmetic", "rounds_to_nearest"]
 
 _lock = threading.Lock()
+_inside = threading.local()
 _active = 0
 _outside = 1  # torch's thread count when no computation was under way
 
@@ -44,6 +45,9 @@ def plain_arithmetic() -> Iterator[None]:
         InternalError: The processor keeps flushing subnormals or rounds
             another way, so that no result could be certified.
     """
+    if getattr(_inside, "depth", 0):
+        yield
+        return
     flushed = flushes_subnormals()
     if flushed:
         torch.set_flush_denormal(False)
@@ -66,6 +70,7 @@ def _one_thread() -> Iterator[None]:
     would take its 1 for its own, hence the count from before them all.
     """
     global _active, _outside
+    _inside.depth = 1
     with _lock:
         mine = torch.get_num_threads()
         if _active == 0:
@@ -78,6 +83,7 @@ def _one_thread() -> Iterator[None]:
     try:
         yield
     finally:
+        _inside.depth = 0
         with _lock:
             _active -= 1
             if mine != 1:

@@ -62,7 +62,8 @@ class ExactTiles:
     ) -> None:
         self.form = form
         self.planes = planes
-        folded = [Fraction(float(x.coefficient)) == x.coefficient for x in (*planes, *form.factors)]
+        coefficients = [p.coefficient for p in planes] + [f.coefficient for f in form.factors]
+        folded = [Fraction(float(c)) == c for c in coefficients]
         self.possible = all(folded) and all(
             not two_product(f.left, float(f.coefficient))[1].any() for f in form.factors
         )

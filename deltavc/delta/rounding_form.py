@@ -37,7 +37,7 @@ Index = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 CHUNK = 4096  # elements settled at a time: a dozen temporaries of 32 KiB stay in cache
-FEW = 256  # below, a correctly rounded sum for each element beats some hundred array calls
+FEW = 160  # below, a correctly rounded sum for each element beats some hundred array calls
 TAME = 2.0**300
 SMALL, LARGE = 2.0**-900, 2.0**960  # where near times the denominator's chunks is exact
 

@@ -24,51 +24,78 @@ from deltavc.delta.rounding import (
     smallest_exponent,
 )
 from deltavc.delta.rounding_exact import ExactTiles
-from deltavc.delta.rounding_form import TAME, Index, LinearForm, Mask, Plane
+from deltavc.delta.rounding_form import TAME, Index, LinearForm, Plane
 from deltavc.delta.tensor import Bits, DType, Tensor
 
 __all__ = ["TILE", "TileKernel"]
 
-TILE = 1 << 18  # elements; see docs/explanation/numerics.md for what was tried
+TILE = 1 << 17  # elements; see docs/explanation/numerics.md for what was tried
 MAX_TERMS = 1 << 14  # keeps gamma under 2**-38, see the margins below
 UNIT = 2.0**-53
 FLOOR = 2.0**-960  # covers all underflow of tame terms
 F32_WINDOW = 1 << 16  # float64 steps on either side of a float32 boundary that count as near
 F32_SPARE_BITS = 29
+F32_SMALL, F32_LARGE = 2.0**-125, 2.0**127  # where float32 has its full significand
 EXACT_SHARE = 1024  # with more marks than one in this many, ask whether sums were exact
+_NONE: Index = np.empty(0, dtype=np.int64)
 _scratch = threading.local()
 
 
 class _Scratch:
-    """Buffers of one thread, kept between calls: fresh pages cost more than the arithmetic."""
+    """Buffers of one thread for tiles of one size.
+
+    They are kept between calls, since fresh pages cost more than the
+    arithmetic, and so are the views of them, since making views costs a tenth of it.
+    """
 
     def __init__(self, size: int) -> None:
-        self.size = size
         self.wide = torch.empty(size, dtype=torch.float64)
-        self.term = torch.empty(0, dtype=torch.float64)
+        self.wide_floats = self.wide.numpy()
+        self.wide_bits = self.wide_floats.view(np.uint64)
         self.single = torch.empty(size, dtype=torch.float32)
-        self.single_bits = self.single.numpy().view(np.uint32)
-        self.wide_bits = self.wide.numpy().view(np.uint64)
+        self.single_floats = self.single.numpy()
+        self.single_bits = self.single_floats.view(np.uint32)
         self.words = np.empty(size, dtype=np.uint32)
         self.halves = np.empty(size, dtype=np.uint16)
-        self.mask = np.empty(size, dtype=np.bool_)
+        self.marks = bytearray(size)
+        self.mask = np.frombuffer(self.marks, dtype=np.bool_)
         self.exact = np.empty(size, dtype=np.bool_)
+
+    @cached_property
+    def term(self) -> torch.Tensor:
+        """One more buffer of float64, for sums of several planes."""
+        return torch.empty_like(self.wide)
 
     @classmethod
     def of(cls, size: int) -> _Scratch:
-        """Returns this thread's buffers, of at least this size."""
-        held: _Scratch | None = getattr(_scratch, "held", None)
-        if held is None or held.size < size:
-            held = _scratch.held = cls(max(size, TILE))
-        return held
+        """Returns this thread's buffers of this size; the last two sizes are kept."""
+        held: dict[int, _Scratch] | None = getattr(_scratch, "held", None)
+        if held is None:
+            held = _scratch.held = {}
+        if size not in held:
+            while len(held) > 1:
+                held.pop(next(iter(held)))
+            held[size] = cls(size)
+        return held[size]
+
+    def marked(self, limit: int) -> Index | None:
+        """Returns where the mask is set; None for more than ``limit`` places.
+
+        Numbers of marks are small: bytes are searched five times faster than
+        NumPy counts and lists them.
+        """
+        places: list[int] = []
+        at = self.marks.find(1)
+        while at >= 0:
+            places.append(at)
+            if len(places) > limit:
+                return None
+            at = self.marks.find(1, at + 1)
+        return np.array(places, dtype=np.int64)
 
 
-def torch_view(tensor: Tensor) -> torch.Tensor:
-    """Returns a tensor's values as a flat torch tensor over the same bytes; only for reading."""
-    return _aliased(tensor.bits, tensor.dtype)
-
-
-def _aliased(bits: Bits, dtype: DType) -> torch.Tensor:
+def torch_view(bits: Bits, dtype: DType) -> torch.Tensor:
+    """Returns bit patterns as a torch tensor of their values, over the same bytes."""
     # torch warns of read-only arrays, such as mapped files; nothing here writes to them.
     array = bits if bits.flags.writeable else np.asarray(_Writable(bits))
     array = array.view(np.dtype(f"<i{dtype.size}"))
@@ -95,7 +122,8 @@ class TileKernel:
         self.dtype = form.dtype
         self._planes = [p for p in form.planes if p.index is None]
         self._sparse = [p.index for p in form.planes if p.index is not None]
-        self._sources = [torch_view(p.values) for p in self._planes]
+        self._weights = [float(p.coefficient) for p in self._planes] if form.tame else []
+        self._sources = [torch_view(p.values.bits, p.values.dtype) for p in self._planes]
         self._left, self._right = _concatenated(form)
         self._rank = int(self._left.shape[1])
         terms = self._rank + 2 * len(self._planes) + 8
@@ -106,6 +134,11 @@ class TileKernel:
         norms = np.sqrt((self._right.numpy() ** 2).sum(axis=0)) * 1.001
         self._column_norms = norms + FLOOR
         self._column_norm = float(norms.max(initial=0.0)) + FLOOR
+        self._infinity = infinity_bits(self.dtype)
+        self._fold = self.dtype.bits.type(2 * (magnitude_mask(self.dtype) + 1 - self._infinity))
+        # Beyond bound * margin the error is less than half a float32 step, or than the window.
+        self._margin = 2.0**27 if self.dtype.size == 2 else 2.0**38
+        self._least = 0.0 if self.dtype.size == 2 else F32_SMALL
         self._plain = len(self._planes) == 1 and self._planes[0].coefficient == 1
 
     @cached_property
@@ -128,62 +161,70 @@ class TileKernel:
             out[:] = self.form.settle(np.arange(start * columns, stop * columns))
             return int(out.size)
         step = max(1, TILE // max(columns, 1))
-        scratch = _Scratch.of(step * columns)
+        target = torch_view(out, self.dtype)
         undecided: list[Index] = []
-        for row in range(start, stop, step):
-            end = min(row + step, stop)
-            part = out[(row - start) * columns : (end - start) * columns]
-            found = self._tile(row, end, part, scratch)
-            if found.size:
-                undecided.append(found + (row - start) * columns)
+        with np.errstate(all="ignore"):
+            for row in range(start, stop, step):
+                end = min(row + step, stop)
+                low, high = (row - start) * columns, (end - start) * columns
+                found = self._tile(row, end, out[low:high], target[low:high])
+                if found.size:
+                    undecided.append(found + low)
         if not undecided:
             return 0
         every = np.concatenate(undecided)
         out[every] = self.form.settle(every + start * columns)
         return int(every.size)
 
-    def _tile(self, start: int, stop: int, out: Bits, scratch: _Scratch) -> Index:
+    def _tile(self, start: int, stop: int, out: Bits, target: torch.Tensor) -> Index:
         """Computes one tile; returns the elements that it could not decide."""
         columns = self.form.columns
-        count = out.size
-        wide = scratch.wide[:count]
-        bound = self._fill(start, stop, wide, scratch)
-        target = _aliased(out, self.dtype)
-        mask = scratch.mask[:count]
+        scratch = _Scratch.of(out.size)
+        bound = self._fill(start, stop, scratch)
         if self.dtype.size == 4:
-            target.copy_(wide)
-            self._mark_near(mask, scratch)
+            target.copy_(scratch.wide)
+            self._mark_near(scratch)
         else:
-            single = scratch.single[:count]
-            single.copy_(wide)
-            target.copy_(single)
-            self._mark_halfway(mask, scratch)
-        # Sums that are exact are right as they are, but for those that float32 rounded before.
-        exact = scratch.exact[:count]
-        crowded = np.count_nonzero(mask) > count // EXACT_SHARE
-        if crowded and self._exact.find(start, stop, exact):
-            if self.dtype.size == 2:
-                self._round_once(np.flatnonzero(mask & exact), out, scratch)
-            np.greater(mask, exact, out=mask)  # marked and not exact
-        found = np.flatnonzero(mask)
-        if found.size:
-            found = (self._near if self.dtype.size == 4 else self._halfway)(start, found, scratch)
-        parts = [found, self._special(out, bound, scratch)]
+            scratch.single.copy_(scratch.wide)
+            target.copy_(scratch.single)
+            self._mark_halfway(scratch)
+        few = max(16, out.size // EXACT_SHARE)
+        found = scratch.marked(few)
+        if found is None:
+            found = self._crowd(start, stop, out, scratch)
+        if self.dtype.name == "F16" and found.size:
+            found = self._halfway(found, scratch)
+        special = self._special(out, bound, scratch)
+        if special.size:
+            found = np.concatenate([found, special])
+        if self.dtype.size == 4 and found.size and self._plain:
+            found = self._near(start, found, scratch)
         for index in self._sparse:
             low, high = np.searchsorted(index, (start * columns, stop * columns))
-            parts.append(index[low:high] - start * columns)
-        parts = [part for part in parts if part.size]
-        return np.concatenate(parts) if parts else found
+            found = np.concatenate([found, index[low:high] - start * columns])
+        return found
+
+    def _crowd(self, start: int, stop: int, out: Bits, scratch: _Scratch) -> Index:
+        """Returns those of many marked elements whose sums may not be exact.
+
+        Exact sums are right as they are, but for those that float32 changed
+        on the way to 16 bits, which are rounded again here.
+        """
+        if self._exact.find(start, stop, scratch.exact):
+            if self.dtype.size == 2:
+                self._round_once(np.flatnonzero(scratch.mask & scratch.exact), out, scratch)
+            np.greater(scratch.mask, scratch.exact, out=scratch.mask)  # marked and not exact
+        return np.flatnonzero(scratch.mask)
 
     def _round_once(self, found: Index, out: Bits, scratch: _Scratch) -> None:
         """Rounds exact sums to 16 bits where float32 changed them."""
-        sums = scratch.wide.numpy()[found]
-        changed = scratch.single.numpy()[found] != sums
+        sums = scratch.wide_floats[found]
+        changed = scratch.single_floats[found] != sums
         if changed.any():
             sums = sums[changed]
             out[found[changed]] = round_sticky(sums, np.zeros(sums.size), self.dtype)
 
-    def _fill(self, start: int, stop: int, wide: torch.Tensor, scratch: _Scratch) -> float:
+    def _fill(self, start: int, stop: int, scratch: _Scratch) -> float:
         """Computes the sum in float64 and bounds its error.
 
         Returns:
@@ -191,22 +232,19 @@ class TileKernel:
         """
         columns = self.form.columns
         low, high = start * columns, stop * columns
+        wide = scratch.wide
         sizes = 0.0
-        for number, (plane, source) in enumerate(zip(self._planes, self._sources, strict=True)):
-            part = source[low:high]
-            factor = float(plane.coefficient)
+        for number, source in enumerate(self._sources):
+            part, factor = source[low:high], self._weights[number]
             if number == 0:
                 wide.copy_(part)
                 if factor != 1.0:
                     wide.mul_(factor)
             else:
-                if scratch.term.numel() < wide.numel():
-                    scratch.term = torch.empty(scratch.size, dtype=torch.float64)
-                term = scratch.term[: wide.numel()]
-                term.copy_(part)
-                wide.add_(term, alpha=factor)
+                scratch.term.copy_(part)
+                wide.add_(scratch.term, alpha=factor)
             if not self._plain:
-                sizes += abs(factor) * _largest(plane, low, high)
+                sizes += abs(factor) * _largest(self._planes[number], low, high)
         if self._rank:
             matrix = wide.view(stop - start, columns)
             left = self._left[start:stop]
@@ -221,71 +259,63 @@ class TileKernel:
             wide.zero_()
         return 1.01 * self._gamma * sizes + FLOOR
 
-    def _mark_halfway(self, mask: Mask, scratch: _Scratch) -> None:
+    def _mark_halfway(self, scratch: _Scratch) -> None:
         """Marks float32 values that may be halfway between two numbers of a 16-bit target."""
-        halves = scratch.halves[: mask.size]
-        np.copyto(halves, scratch.single_bits[: mask.size], casting="unsafe")
+        halves = scratch.halves
+        np.copyto(halves, scratch.single_bits, casting="unsafe")
         if self.dtype.name == "BF16":
-            np.equal(halves, np.uint16(0x8000), out=mask)
+            np.equal(halves, np.uint16(0x8000), out=scratch.mask)
             return
         # Halfway for F16 means 13 spare bits 1000…, or, below 2**-14, more zeros than these.
         np.left_shift(halves, np.uint16(4), out=halves)
-        np.equal(halves, np.uint16(0), out=mask)
+        np.equal(halves, np.uint16(0), out=scratch.mask)
 
-    def _halfway(self, start: int, found: Index, scratch: _Scratch) -> Index:  # noqa: ARG002
-        """Keeps those of the marked elements that are halfway indeed."""
-        if self.dtype.name == "BF16":
-            return found
-        values = np.abs(scratch.single.numpy()[found].astype(np.float64))
+    def _halfway(self, found: Index, scratch: _Scratch) -> Index:
+        """Keeps those of the elements marked for F16 that are halfway indeed."""
+        values = np.abs(scratch.single_floats[found].astype(np.float64))
         values = np.where(np.isfinite(values), values, 0.0)
         exponent = np.maximum(np.frexp(values)[1] - 1, smallest_exponent(self.dtype))
         half_steps = np.ldexp(values, self.dtype.mantissa + 1 - exponent)
         halfway: Index = found[np.fmod(half_steps, 2.0) == 1.0]
         return halfway
 
-    def _mark_near(self, mask: Mask, scratch: _Scratch) -> None:
+    def _mark_near(self, scratch: _Scratch) -> None:
         """Marks float64 values within the window about halfway between two float32."""
-        words = scratch.words[: mask.size]
-        half, window = 1 << (F32_SPARE_BITS - 1), F32_WINDOW
+        words, half, window = scratch.words, 1 << (F32_SPARE_BITS - 1), F32_WINDOW
         drop = 32 - F32_SPARE_BITS
-        np.copyto(words, scratch.wide_bits[: mask.size], casting="unsafe")
+        np.copyto(words, scratch.wide_bits, casting="unsafe")
         np.add(words, np.uint32((window - half) % (1 << 32)), out=words)
         np.left_shift(words, np.uint32(drop), out=words)
-        np.less(words, np.uint32(2 * window << drop), out=mask)
+        np.less(words, np.uint32(2 * window << drop), out=scratch.mask)
 
     def _near(self, start: int, found: Index, scratch: _Scratch) -> Index:
-        """Keeps those of the marked elements that are halfway within their own error."""
-        if not self._plain:
-            return found
+        """Keeps those float64 values that are within their own error of a float32 boundary."""
         # The tile's bound is that of its largest row and column; most are closer to the truth.
-        values = np.abs(scratch.wide.numpy()[found])
+        values = np.abs(scratch.wide_floats[found])
         half = 1 << (F32_SPARE_BITS - 1)
         low = (scratch.wide_bits[found] & np.uint64(2 * half - 1)).astype(np.int64)
-        distance = np.abs(low - half) * np.spacing(values)
         rows, columns = np.divmod(found, self.form.columns)
         sizes = values + 2 * self._row_norms[start + rows] * self._column_norms[columns]
-        near: Index = found[~(distance > 1.02 * self._gamma * sizes + FLOOR)]
+        error = (1.02 * self._gamma * sizes + FLOOR) / np.spacing(values)
+        # In steps of float64: the boundary between these two float32, and that of the next binade.
+        sure = (error < np.abs(low - half)) & (error < half >> 2)
+        sure &= (values > F32_SMALL) & (values < F32_LARGE)
+        near: Index = found[~sure]
         return near
 
     def _special(self, out: Bits, bound: float, scratch: _Scratch) -> Index:
         """Finds results that are zero, tiny against the error, or not finite."""
-        dtype = self.dtype
-        # Beyond the limit the error is less than half a float32 step, or than the window.
-        limit = bound * 2.0**27 if dtype.size == 2 else max(bound * 2.0**38, 2.0**-125)
-        top = 2 * infinity_bits(dtype)
-        tiny = _power_of_two_bits(limit, dtype)
-        if tiny >= infinity_bits(dtype):
+        tiny = _power_of_two_bits(max(bound * self._margin, self._least), self.dtype)
+        if tiny >= self._infinity:
             return np.arange(out.size)
-        scaled = (scratch.halves if dtype.size == 2 else scratch.words)[: out.size]
-        kind = dtype.bits.type
+        scaled = scratch.halves if self.dtype.size == 2 else scratch.words
+        threshold = int(self._fold) + 2 * tiny
         np.add(out, out, out=scaled)  # drops the sign
-        np.add(scaled, kind((2 * (magnitude_mask(dtype) + 1)) - top), out=scaled)
-        threshold = 2 * (magnitude_mask(dtype) + 1) - top + 2 * tiny
-        if not out.size or int(scaled.min()) > threshold:
-            return np.empty(0, dtype=np.int64)
-        mask = scratch.mask[: out.size]
-        np.less_equal(scaled, kind(threshold), out=mask)
-        return np.flatnonzero(mask)
+        np.add(scaled, self._fold, out=scaled)  # what is not finite overflows to the least
+        if int(scaled.min()) > threshold:
+            return _NONE
+        np.less_equal(scaled, scaled.dtype.type(threshold), out=scratch.mask)
+        return np.flatnonzero(scratch.mask)
 
 
 def _concatenated(form: LinearForm) -> tuple[torch.Tensor, torch.Tensor]:

@@ -21,9 +21,11 @@ from deltavc.delta.kinds import Delta
 from deltavc.delta.ordinals import fold, ordinals
 from deltavc.delta.predict import Same
 from deltavc.delta.rebuild import Rebuild, Term
-from deltavc.delta.sparse import sparse_change, sparse_ordinal
+from deltavc.delta.residual import encode_gaps
+from deltavc.delta.sparse import sparse_change
 from deltavc.delta.tensor import DTYPES, DType, Tensor
 from deltavc.errors import MergeConflict, NonFiniteTensor, ShapeMismatch, UnsupportedFormat
+from deltavc.records.delta import SparseHeader
 
 FLOATS = ["BF16", "F16", "F32", "F64"]
 CODES = {"BF16": ("f", "I"), "F16": ("e", "H"), "F32": ("f", "I"), "F64": ("d", "Q")}
@@ -151,7 +153,17 @@ def exact_delta(base: Tensor, new: Tensor) -> Delta:
 
 
 def ordinal_delta(base: Tensor, new: Tensor) -> Delta:
-    return sparse_ordinal(base, fold(ordinals(new.bits) - ordinals(base.bits)), sha(base))
+    folded = fold(ordinals(new.bits) - ordinals(base.bits))
+    streams, count, width = encode_gaps(folded)
+    return kinds.make(
+        SparseHeader,
+        streams,
+        shape=base.shape,
+        dtype=base.dtype.name,
+        count=count,
+        base=sha(base),
+        width=width,
+    )
 
 
 def change_of(base: Tensor, new: Tensor) -> list[Fraction]:
