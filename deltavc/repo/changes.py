@@ -8,7 +8,9 @@ where replacements have to be checked.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deltavc.delta.vector import Vector, shift
@@ -23,6 +25,7 @@ from deltavc.repo.results import Committed, KindRow
 from deltavc.repo.revisions import resolve
 
 if TYPE_CHECKING:
+    from deltavc.repo.change import Change
     from deltavc.repo.repository import Repository
 
 __all__ = ["cherry_pick", "revert"]
@@ -62,13 +65,14 @@ def revert(
             "This takes back " + ", ".join(ids) + ".",
         ]
     )
-    return _apply(repo, "revert", steps, text, dry_run=dry_run)
+    with _on_head(repo, "revert", dry_run=dry_run) as tip:
+        return tip.apply(steps, text, Source("revert", ",".join(ids)))
 
 
 def cherry_pick(
     repo: Repository, revs: Sequence[str], *, message: str | None = None, dry_run: bool = False
 ) -> list[Committed]:
-    """Brings the changes of other commits here, each as a new commit.
+    """Brings the changes of other commits here, each as a new commit, all in one operation.
 
     Args:
         repo: The repository.
@@ -87,18 +91,16 @@ def cherry_pick(
     state = repo.state()
     ids = [resolve(repo, rev, state) for rev in revs]
     steps = [(_parent(repo, oid, None), oid) for oid in ids]
-    return [
-        _apply(
-            repo,
-            "cherry-pick",
-            [step],
-            message or repo.commit(oid).message,
-            dry_run=dry_run,
-            origin=repo.commit(oid),
-            detail=oid,
-        )
-        for oid, step in zip(ids, steps, strict=True)
-    ]
+    with _on_head(repo, "cherry-pick", dry_run=dry_run) as tip:
+        done = []
+        for oid, step in zip(ids, steps, strict=True):
+            origin = repo.commit(oid)
+            text = message or origin.message
+            done.append(tip.apply([step], text, Source("cherry-pick", oid), origin))
+        if sum(one.changed for one in done) > 1 and not dry_run:
+            last = tip.change.summary.removeprefix("cherry-pick ")
+            tip.change.summary = f"cherry-pick of {len(ids)} revisions, the last {last}"
+        return done
 
 
 def _parent(repo: Repository, oid: CommitId, mainline: int | None) -> CommitId | None:
@@ -116,72 +118,102 @@ def _parent(repo: Repository, oid: CommitId, mainline: int | None) -> CommitId |
     return parents[mainline - 1]
 
 
-def _apply(
-    repo: Repository,
-    command: str,
-    steps: Sequence[tuple[CommitId | None, CommitId | None]],
-    message: str,
-    *,
-    dry_run: bool,
-    origin: Commit | None = None,
-    detail: str = "",
-) -> Committed:
-    started = time.monotonic()
-    with repo.change(command) as change, repo.store.pack() as pack:
-        head = repo.need_head(change.state)
-        here = vector = repo.vector(head)
+@dataclass
+class _Tip:
+    """HEAD within an open change: what the next commit stands on."""
+
+    repo: Repository
+    change: Change
+    sink: ObjectSink
+    head: CommitId
+    vector: Vector
+    errors: dict[str, float]
+    dry_run: bool
+
+    def apply(
+        self,
+        steps: Sequence[tuple[CommitId | None, CommitId | None]],
+        message: str,
+        source: Source,
+        origin: Commit | None = None,
+    ) -> Committed:
+        """Adds the difference of each pair of commits, as one commit.
+
+        Args:
+            steps: Pairs of before and after; None is the base itself.
+            message: Message.
+            source: What the commit says it comes from.
+            origin: The commit whose labels and measured errors carry over.
+
+        Returns:
+            The commit; ``changed`` is False when it would equal the tip.
+        """
+        started, stored = time.monotonic(), self.sink.stored
+        repo, here = self.repo, self.vector
+        vector = here
         for before, after in steps:
             vector = shift(vector, _vector(repo, before, vector), _vector(repo, after, vector))
         names = here.changed(vector)
-        if any(len(vector.params.get(name, {})) > 1 for name in names):
-            base = open_base(repo, vector.base)
-            known = base.record.tensors
-            term_check(
-                repo, vector, names, lambda name: base.tensor(name) if name in known else None
-            )
-        sink = ObjectSink(repo.store, None if dry_run else pack)
-        oid: CommitId | None = None
-        changed = vector != here
-        if changed and not dry_run:
+        _check_terms(repo, vector, names)
+        known = self.errors | dict(origin.errors if origin is not None else {})
+        errors = {name: error for name, error in known.items() if name in vector.params}
+        commit: CommitId | None = None if self.dry_run else self.head
+        if vector != here and not self.dry_run:
             about = About(
                 message=message,
                 labels=origin.labels if origin is not None else {},
-                source=Source(command, detail or ",".join(filter(None, (a for a, _ in steps)))),
-                errors=_errors(repo, vector, head, origin),
+                source=source,
+                errors=errors,
                 contents={"from history": len(names)},
             )
-            oid, changed = record_version(repo, change, sink, vector, about)
+            commit, _ = record_version(
+                repo, self.change, self.sink, vector, about, parents=(self.head,)
+            )
+            assert commit is not None
+            self.head = commit
+        self.vector, self.errors = vector, errors
+        return Committed(
+            commit=commit if vector != here else self.head,
+            branch=repo.head_branch(self.change.state),
+            message=message,
+            source=source.kind,
+            base=vector.base,
+            base_name=repo.base_name(self.change.state, vector.base),
+            changed=vector != here,
+            parameters=len(names),
+            kinds=[KindRow(kind="from history", parameters=len(names), stored=0)],
+            bytes_read=0,
+            bytes_stored=self.sink.stored - stored,
+            model_bytes=0,
+            exact=not errors,
+            errors=errors,
+            measurements={},
+            seconds=time.monotonic() - started,
+            dry_run=self.dry_run,
+        )
+
+
+@contextmanager
+def _on_head(repo: Repository, command: str, *, dry_run: bool) -> Iterator[_Tip]:
+    """Opens a change whose commits stand on HEAD and on one another: all of them or none."""
+    with repo.change(command) as change, repo.store.pack() as pack:
+        head = repo.need_head(change.state)
+        sink = ObjectSink(repo.store, None if dry_run else pack)
+        errors = dict(repo.commit(head).errors)
+        tip = _Tip(repo, change, sink, head, repo.vector(head), errors, dry_run)
+        yield tip
+        if tip.head != head:
             pack.finish()
-        branch = repo.head_branch(change.state)
-    return Committed(
-        commit=oid if changed else head,
-        branch=branch,
-        message=message,
-        source=command,
-        base=vector.base,
-        base_name=repo.base_name(repo.state(), vector.base),
-        changed=changed,
-        parameters=len(names),
-        kinds=[KindRow(kind="from history", parameters=len(names), stored=0)],
-        bytes_read=0,
-        bytes_stored=sink.stored,
-        model_bytes=0,
-        exact=True,
-        errors={},
-        measurements={},
-        seconds=time.monotonic() - started,
-        dry_run=dry_run,
-    )
+
+
+def _check_terms(repo: Repository, vector: Vector, names: Sequence[str]) -> None:
+    """Refuses a replacement that other terms would be added to."""
+    if any(len(vector.params.get(name, {})) > 1 for name in names):
+        base = open_base(repo, vector.base)
+        known = base.record.tensors
+        term_check(repo, vector, names, lambda name: base.tensor(name) if name in known else None)
 
 
 def _vector(repo: Repository, oid: CommitId | None, like: Vector) -> Vector:
     """Returns a commit's vector; the parent of a first commit is the base itself."""
     return Vector(like.base) if oid is None else repo.vector(oid)
-
-
-def _errors(
-    repo: Repository, vector: Vector, head: CommitId, origin: Commit | None
-) -> dict[str, float]:
-    """Keeps the measured errors of approximate parameters that the new version still holds."""
-    known = dict(repo.commit(head).errors) | dict(origin.errors if origin is not None else {})
-    return {name: error for name, error in known.items() if name in vector.params}

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from deltavc.delta.vector import FILE, REMOVED, Vector
+from deltavc.delta.vector import ATTACHMENT, FILE, REMOVED, Vector
 from deltavc.errors import BaseMismatch, ShapeMismatch, UsageError
 from deltavc.ids import CommitId, ObjectId, short
 from deltavc.repo.repository import HEAD
@@ -83,13 +83,22 @@ def diff(
         b=str(right),
         base=before.base,
         base_name=repo.base_name(state, before.base),
-        same=before == after,
+        same=_is_same_model(before, after),
         total_a=len(before.params),
         total_b=len(after.params),
         rows=rows,
         files=files,
         measurements=_measurements(repo, left, str(right)) if with_kpis else [],
     )
+
+
+def _is_same_model(before: Vector, after: Vector) -> bool:
+    """Tells whether two versions rebuild to the same files; attachments only say where from."""
+    one, other = (
+        {key: value for key, value in vector.meta.items() if not key.startswith(ATTACHMENT)}
+        for vector in (before, after)
+    )
+    return before.base == after.base and before.params == after.params and one == other
 
 
 def _workspace_vector(repo: Repository, head: Vector) -> Vector:

@@ -241,7 +241,9 @@ def record_version(
     change.set(ref, oid)
     change.summary = f"{change.command} {oid[:10]}: {about.message.partition(chr(10))[0][:60]}"
     change.note("commits", oid)
-    change.detail["stats"] = {oid: {"params": len(vector.params), "stored": sink.stored}}
+    stats = change.detail.setdefault("stats", {})
+    before = sum(one["stored"] for one in stats.values())  # by earlier commits of this change
+    stats[oid] = {"params": len(vector.params), "stored": sink.stored - before}
     change.touch(*sink.ids)
     return oid, True
 
