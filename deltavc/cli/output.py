@@ -86,7 +86,7 @@ class Output:
         self._stdout, self._stderr, self._stdin = stdout, stderr, stdin
         self._data: Any = None
         self._answered = False
-        self._changed: bool | None = None
+        self._changes: dict[str, bool] = {}
         self._rows_streamed = 0
         self._warnings: list[str] = []
         self._hints: list[str] = []
@@ -212,9 +212,17 @@ class Output:
         if self.manners.quiet and not self.is_document:
             self._write_lines(terminal.render(text, color=False, one_line=True) for text in ids)
 
-    def changed(self, changed: bool) -> None:
-        """Records whether anything changed: ``"changed"`` in the data of the document."""
-        self._changed = changed
+    def changed(self, changed: bool, *, dry_run: bool = False) -> None:
+        """Records whether anything changed, for the data of the document.
+
+        Args:
+            changed: Whether anything changed, or with ``dry_run`` would change.
+            dry_run: Nothing was changed: the document says ``"changed": false`` and
+                ``would_change``.
+        """
+        self._changes = {"changed": changed and not dry_run}
+        if dry_run:
+            self._changes["would_change"] = changed
 
     def page(self, text: str) -> None:
         """Shows a long text, such as help, through the pager if it does not fit."""
@@ -365,18 +373,16 @@ class Output:
         self._rows_streamed += 1
 
     def _summary(self) -> dict[str, Any]:
-        summary: dict[str, Any] = {"rows": self._rows_streamed}
-        if self._changed is not None:
-            summary["changed"] = self._changed
+        summary: dict[str, Any] = {"rows": self._rows_streamed, **self._changes}
         return {"summary": summary, "warnings": self._warnings, "hints": self._hints}
 
     def _with_changed(self) -> Any:
-        if self._changed is None:
+        if not self._changes:
             return self._data
         if self._data is None:
-            return {"changed": self._changed}
+            return dict(self._changes)
         if isinstance(self._data, dict):
-            return {**self._data, "changed": self._changed}
+            return self._data | self._changes
         return self._data
 
     def _write_lines(self, lines: Iterable[str]) -> None:

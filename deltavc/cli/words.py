@@ -184,7 +184,7 @@ def tell_undone(out: Output, done: Undone, words: str) -> None:
     lines += ref_lines(out, done.refs)
     if done.workspace_written:
         lines.append("  workspace written")
-    out.changed(done.changed)
+    out.changed(bool(done.refs), dry_run=done.dry_run)
     out.data(done, human=lines, ids=[done.operation or done.taken])
     for note in done.notes:
         out.warn(note)

@@ -53,7 +53,7 @@ def add(ctx: Context, name: str, path: str, source: str | None, copy: bool, dry_
 
     repo = ctx.open_repository()
     info = bases.add(repo, name, ctx.directory / path, source=source, copy=copy, dry_run=dry_run)
-    ctx.out.changed(info.changed and not dry_run)
+    ctx.out.changed(info.changed, dry_run=dry_run)
     tensors = plural(info.tensors, "tensor")
     lines = [
         f"Fingerprinted {tensors}, {units.size(info.bytes)}, in {units.seconds(info.seconds)}.",
@@ -171,7 +171,7 @@ def remove(ctx: Context, name: str, dry_run: bool) -> None:
     from deltavc.repo import bases
 
     info = bases.remove(ctx.open_repository(), name, dry_run=dry_run)
-    ctx.out.changed(not dry_run)
+    ctx.out.changed(True, dry_run=dry_run)
     word = "Would remove" if dry_run else "Removed"
     ctx.out.data(
         info,

@@ -77,7 +77,7 @@ def command(
         text = f"Would create {words}" if dry_run else f"Created {words}"
     if not row.changed:
         text = f"Branch {ctx.out.foreign(row.name)} stands like that already; nothing changed."
-    ctx.out.changed(row.changed and not dry_run)
+    ctx.out.changed(row.changed, dry_run=dry_run)
     ctx.out.data(row, human=text, ids=[row.name])
     if row.changed and not dry_run:
         if (delete or set_to is not None) and row.before:

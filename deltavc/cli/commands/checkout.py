@@ -90,8 +90,8 @@ def command(
         force=force,
         dry_run=dry_run,
     )
-    wrote = bool(done.files) or done.head_moved
-    ctx.out.changed(wrote and not dry_run)
+    wrote = bool(done.files) or done.head_moved or dry_run
+    ctx.out.changed(wrote, dry_run=dry_run)
     ctx.out.data(done, human=lambda: _lines(ctx.out, done, rev), ids=[done.commit])
     if to is None and done.branch is None:
         ctx.out.hint(

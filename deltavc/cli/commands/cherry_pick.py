@@ -35,7 +35,7 @@ def command(ctx: Context, revs: tuple[str, ...], message: str | None, dry_run: b
 
     picked = changes.cherry_pick(ctx.open_repository(), revs, message=message, dry_run=dry_run)
     changed = any(done.changed for done in picked)
-    ctx.out.changed(changed and not dry_run)
+    ctx.out.changed(changed, dry_run=dry_run)
     ctx.out.data(
         picked,
         human=lambda: (line for done in picked for line in sum_lines(ctx.out, done)),

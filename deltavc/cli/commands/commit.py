@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -138,7 +139,7 @@ def command(
         allow_pickle=allow_pickle,
         dry_run=dry_run,
     )
-    ctx.out.changed(done.changed and not dry_run)
+    ctx.out.changed(done.changed, dry_run=dry_run)
     lines = plan_lines if dry_run else commit_lines
     ctx.out.data(done, human=lambda: lines(ctx.out, done), ids=[done.commit] if done.commit else [])
     if done.ignored:
@@ -169,8 +170,14 @@ def _message(ctx: Context, text: str | None, file: str | None, *, dry_run: bool)
 
 def _value(name: str, text: str) -> float:
     try:
-        return float(text)
+        value = float(text)
     except ValueError as error:
         raise UsageError(
             f"'{text}' is not a number for KPI '{name}'", hint=f"--kpi {name}=0.87"
         ) from error
+    if math.isinf(value):
+        raise UsageError(
+            f"an infinite KPI '{name}' cannot be compared with anything",
+            hint=f"say that it has no value: --kpi {name}=nan",
+        )
+    return value

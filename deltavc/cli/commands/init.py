@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,11 +60,12 @@ def command(
         if created
         else f"There is a repository in {place} already; nothing changed."
     )
-    ctx.out.changed(created and not dry_run)
+    ctx.out.changed(created, dry_run=dry_run)
     ctx.out.data(
         {"path": str(folder), "branch": branch, "workspace": None if bare else workspace},
         human=line,
         ids=[str(folder)],
     )
-    if created:
-        ctx.out.hint("init-base", "register the frozen model next: deltavc base add NAME PATH")
+    if created and not dry_run:
+        program = f"deltavc -C {shlex.quote(directory)}" if directory else "deltavc"
+        ctx.out.hint("init-base", f"register the frozen model next: {program} base add NAME PATH")

@@ -48,7 +48,7 @@ def command(
     done = changes.revert(
         ctx.open_repository(), revs, message=message, mainline=mainline, dry_run=dry_run
     )
-    ctx.out.changed(done.changed and not dry_run)
+    ctx.out.changed(done.changed, dry_run=dry_run)
     ctx.out.data(
         done,
         human=lambda: sum_lines(ctx.out, done),

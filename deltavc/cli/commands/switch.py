@@ -60,7 +60,7 @@ def command(
         detach=detach,
         dry_run=dry_run,
     )
-    ctx.out.changed(row.changed and not dry_run)
+    ctx.out.changed(row.changed, dry_run=dry_run)
     ctx.out.data(
         row,
         human=lambda: _text(ctx.out, row, detached=detach is not None, dry_run=dry_run),

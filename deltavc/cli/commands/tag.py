@@ -70,7 +70,7 @@ def command(
     text = f"{'Would create' if dry_run else 'Created'} {at}  {ctx.out.foreign(row.subject)}"
     if not row.changed:
         text = f"There is {at} already; nothing changed."
-    ctx.out.changed(row.changed and not dry_run)
+    ctx.out.changed(row.changed, dry_run=dry_run)
     ctx.out.data(row, human=text.rstrip(), ids=[row.name])
     return 0
 
@@ -104,7 +104,7 @@ def _delete(ctx: Context, repo: Repository, name: str, reason: str, *, dry_run: 
             return 1
         row = branches.delete_tag(repo, name, reason)
     words = f"tag {out.foreign(name)}, it was at {out.id(row.before or '')}"
-    out.changed(not dry_run)
+    out.changed(True, dry_run=dry_run)
     out.data(row, human=f"{'Would delete' if dry_run else 'Deleted'} {words}", ids=[row.name])
     if not dry_run:
         out.hint("undo", "take it back: deltavc undo")
