@@ -67,7 +67,7 @@ def bits(tensors: Mapping[str, Any]) -> dict[str, tuple[str, tuple[int, ...], by
         if hasattr(value, "detach"):
             import torch
 
-            raw = value.contiguous().view(torch.uint8).numpy().tobytes()
+            raw = value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
             found[name] = (str(value.dtype).removeprefix("torch."), tuple(value.shape), raw)
         else:
             found[name] = (str(value.dtype), value.shape, np.ascontiguousarray(value).tobytes())
