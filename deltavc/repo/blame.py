@@ -48,7 +48,7 @@ def blame(repo: Repository, pattern: str | None = None, *, rev: str = "HEAD") ->
     origins = _origins(repo, start, vector, names)
     base = open_base(repo, vector.base)
     rows = []
-    for i, name in enumerate(names):
+    for name in names:
         origin = base.tensor(name) if name in base.record.tensors else None
         deltas = {oid: repo.delta(oid) for oid in vector.params[name]}
         norms = {
@@ -73,7 +73,6 @@ def blame(repo: Repository, pattern: str | None = None, *, rev: str = "HEAD") ->
                     share=value / total if value is not None and total else None,
                 )
             )
-        repo.session.progress("blame", i + 1, len(names))
     return rows
 
 

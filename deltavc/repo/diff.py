@@ -74,9 +74,12 @@ def diff(
     rows: list[DiffRow] = []
     if names:
         base = open_base(repo, before.base)
-        for i, name in enumerate(names):
+        sizes = [base.checkpoint.entries[n].nbytes if n in base.sha256 else 0 for n in names]
+        done = 0
+        for name, size in zip(names, sizes, strict=True):
             rows.append(_row(repo, base, name, before, after))
-            repo.session.progress("compare", i + 1, len(names))
+            done += size
+            repo.session.progress("compare", done, sum(sizes))
     files = _meta_changes(before, after)
     return Diff(
         a=left,
