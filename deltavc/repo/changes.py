@@ -8,7 +8,7 @@ where replacements have to be checked.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -143,7 +143,7 @@ class _Tip:
             steps: Pairs of before and after; None is the base itself.
             message: Message.
             source: What the commit says it comes from.
-            origin: The commit whose labels and measured errors carry over.
+            origin: The commit whose labels carry over.
 
         Returns:
             The commit; ``changed`` is False when it would equal the tip.
@@ -155,8 +155,10 @@ class _Tip:
             vector = shift(vector, _vector(repo, before, vector), _vector(repo, after, vector))
         names = here.changed(vector)
         _check_terms(repo, vector, names)
-        known = self.errors | dict(origin.errors if origin is not None else {})
-        errors = {name: error for name, error in known.items() if name in vector.params}
+        errors = self.errors
+        for before, after in steps:
+            errors = _shift_errors(errors, _errors(repo, before), _errors(repo, after))
+        errors = {name: error for name, error in errors.items() if name in vector.params}
         commit: CommitId | None = None if self.dry_run else self.head
         if vector != here and not self.dry_run:
             about = About(
@@ -217,3 +219,23 @@ def _check_terms(repo: Repository, vector: Vector, names: Sequence[str]) -> None
 def _vector(repo: Repository, oid: CommitId | None, like: Vector) -> Vector:
     """Returns a commit's vector; the parent of a first commit is the base itself."""
     return Vector(like.base) if oid is None else repo.vector(oid)
+
+
+def _errors(repo: Repository, oid: CommitId | None) -> Mapping[str, float]:
+    return {} if oid is None else repo.commit(oid).errors
+
+
+def _shift_errors(
+    head: Mapping[str, float], before: Mapping[str, float], after: Mapping[str, float]
+) -> dict[str, float]:
+    """Returns the measured errors of head + (after − before): each goes with what it was of."""
+    errors = dict(head)
+    for name in {*before, *after}:
+        old, new = before.get(name), after.get(name)
+        if old == new or (name in head and head[name] != old):
+            continue  # not of this change, or another approximation lies on top
+        if new is None:
+            errors.pop(name, None)
+        else:
+            errors[name] = new
+    return errors

@@ -63,7 +63,7 @@ def log(repo: Repository, *, limit: int | None = None) -> list[OperationRow]:
         One row an operation.
     """
     entries = list(repo.log.read_back(limit))
-    undone = {event.undoes for event, _ in entries} - {event.redoes for event, _ in entries}
+    undone = _undone_numbers(event for event, _ in reversed(entries))
     return [
         _row(event, oid, current=i == 0, undone=event.number in undone)
         for i, (event, oid) in enumerate(entries)
@@ -86,7 +86,19 @@ def show(repo: Repository, operation: str) -> OperationRow:
     """
     event, oid = find(repo, operation)
     current = repo.log.head().number == event.number
-    return _row(event, oid, current=current, undone=False, full=True)
+    undone = _undone_numbers(later for later, _ in repo.log.read(event.number))
+    return _row(event, oid, current=current, undone=event.number in undone, full=True)
+
+
+def _undone_numbers(events: Iterable[Event]) -> set[int]:
+    """Returns which operations a run of events leaves taken back, by number."""
+    undone: set[int] = set()
+    for event in events:
+        if event.undoes is not None:
+            undone.add(event.undoes)
+        if event.redoes is not None:
+            undone.discard(event.redoes)
+    return undone
 
 
 def find(repo: Repository, operation: str) -> tuple[Event, EventHash]:
@@ -218,7 +230,7 @@ def _undone(
     repo: Repository, change: Change, target: Event, refs: list[RefChange], *, dry_run: bool
 ) -> Undone:
     written, notes = False, []
-    if not dry_run and target.detail.get("workspace"):
+    if not dry_run and (target.detail.get("workspace") or _held_head(repo, change.state)):
         from deltavc.repo.checkout import follow_head
 
         written, note = follow_head(repo)
@@ -234,6 +246,15 @@ def _undone(
         dry_run=dry_run,
         notes=notes,
     )
+
+
+def _held_head(repo: Repository, before: State) -> bool:
+    """Tells whether the workspace was what HEAD stood for before refs moved."""
+    from deltavc.repo import workspace
+
+    folder, head = repo.workspace, repo.head_commit(before)
+    found = workspace.held(repo, folder) if folder is not None else None
+    return found is not None and head is not None and found.commit == head
 
 
 def _ref(ref: RefChange) -> dict[str, str | None]:

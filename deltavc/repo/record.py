@@ -9,6 +9,7 @@ finished.
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from deltavc.repo.repository import Repository
 
 __all__ = ["About", "commit", "record_version"]
+
+KINDS = ("auto", "peft", "checkpoint")
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,7 @@ def commit(
     started = time.monotonic()
     options = Options(effort, max_rank, rel_error, Selection(tuple(params), tuple(exclude)))
     _check(options, message, stack)
+    _check_values(kind, labels or {}, kpis or {})
     where = _source(repo, source)
     state = repo.state()
     head = repo.head_commit(state)
@@ -273,6 +277,22 @@ def _check(options: Options, message: str, stack: bool) -> None:
         raise UsageError("--stack cannot be combined with --param or --exclude")
 
 
+def _check_values(kind: str, labels: Mapping[str, str], kpis: Mapping[str, float]) -> None:
+    if kind not in KINDS:
+        raise UsageError(
+            f"'{kind[:20]}' is not a kind of source", hint=f"kinds: {', '.join(KINDS)}"
+        )
+    if "" in labels or "" in kpis:
+        raise UsageError("a label or KPI needs a name", hint="--label KEY=VALUE, --kpi NAME=VALUE")
+    endless = [name for name, value in kpis.items() if math.isinf(value)]
+    if endless:
+        raise UsageError(
+            f"KPI '{endless[0]}' is infinite, which is no measurement",
+            hint="record a value that could not be measured as nan",
+            kpi=endless[0],
+        )
+
+
 def _source(repo: Repository, source: Path | None) -> Path:
     if source is None:
         if repo.workspace is None or not repo.workspace.exists():
@@ -339,6 +359,7 @@ def _encode(
             raise UsageError("there is no commit to stack on", hint="commit without --stack")
         adapter = open_adapter(where, allow_pickle=allow_pickle)
         encoding = encode_adapter(repo, opened, adapter, old, options, sink, stack=stack)
+        _inherit_errors(repo, head, old, encoding, options, stack=stack)
         return opened, encoding, Source("peft", where.name, adapter.bytes_read)
     if stack:
         raise UsageError(
@@ -347,7 +368,26 @@ def _encode(
         )
     checkpoint = open_checkpoint(where, allow_pickle=allow_pickle)
     encoding = encode_checkpoint(repo, opened, checkpoint, old, options, sink)
+    _inherit_errors(repo, head, old, encoding, options, stack=False)
     return opened, encoding, Source("checkpoint", where.name, checkpoint.total_bytes)
+
+
+def _inherit_errors(
+    repo: Repository,
+    head: CommitId | None,
+    old: Vector | None,
+    encoding: Encoding,
+    options: Options,
+    *,
+    stack: bool,
+) -> None:
+    """Carries over the measured errors of what is kept from HEAD, so that it stays told."""
+    if head is None or old is None or (options.selection.everything and not stack):
+        return
+    for name, error in repo.commit(head).errors.items():
+        kept = set(old.params.get(name, {})) & set(encoding.vector.params.get(name, {}))
+        if kept and (stack or not options.selection(name)):
+            encoding.errors.setdefault(name, error)
 
 
 def _data_ref(path: Path) -> DataRef:
