@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from deltavc.records.model import Commit, Measurement, RefChange
 from deltavc.repo.objects import ObjectSink
 from deltavc.repo.repository import Repository
 from deltavc.repo.session import Session
+from deltavc.store import ObjectStore
 from deltavc.version import __version__
 
 __all__ = ["history"]
@@ -29,6 +31,7 @@ _ACTOR = "Bench <bench@example.org>"
 _START = 1_700_000_000_000
 _MERGES = 0.025
 _BRANCHES = 5
+_BLOCK = 250
 
 
 def history(lab: Lab) -> list[Row]:
@@ -105,25 +108,40 @@ def _make(folder: Path, base: Path, count: int) -> None:
     manifest = ManifestId(repo.put_record("manifest", Vector(fingerprint).to_manifest()))
     draw = random.Random(count)
     tips: dict[str, CommitId] = {}
+    side = repo.store
     for number in range(count):
+        if number % _BLOCK == 0:  # a store that holds few packs takes new ones sooner
+            _move(side, repo.store)
+            side = ObjectStore.create(folder / f"side-{number}")
         branch = "main" if number == 0 else draw.choice([*tips, f"team-{len(tips)}"][:_BRANCHES])
         start = tips.get(branch, tips.get("main"))
         parents = () if start is None else (start,)
         other = tips.get(draw.choice(list(tips))) if tips and draw.random() < _MERGES else None
         if other is not None and other != start:
             parents = (*parents, other)
-        tips[branch] = _commit(repo, manifest, fingerprint, branch, number, parents, tips)
-    repo.catch_up()
+        tips[branch] = _commit(
+            repo, side, manifest, fingerprint, branch, number, parents, tips.get(branch)
+        )
+    _move(side, repo.store)
+    Repository.open(folder, repo.session).catch_up()
+
+
+def _move(side: ObjectStore, store: ObjectStore) -> None:
+    if side is not store:
+        for path in side.packs_folder.iterdir():
+            path.rename(store.packs_folder / path.name)
+        shutil.rmtree(side.root)
 
 
 def _commit(
     repo: Repository,
+    store: ObjectStore,
     manifest: ManifestId,
     base: BaseId,
     branch: str,
     number: int,
     parents: tuple[CommitId, ...],
-    tips: dict[str, CommitId],
+    before: CommitId | None,
 ) -> CommitId:
     """Writes what a commit writes: a pack, then an event; the catalog follows at the end."""
     time = _START + 60_000 * number
@@ -131,15 +149,15 @@ def _commit(
         manifest=manifest, base=base, author=_ACTOR, time=time, message=f"version {number}",
         tool="bench", parents=parents,
     )  # fmt: skip
-    with repo.store.pack() as pack:
-        sink = ObjectSink(repo.store, pack)
+    with store.pack() as pack:
+        sink = ObjectSink(store, pack)
         oid = CommitId(sink.record("commit", record))
         value = Measurement(oid, "accuracy", 0.5 + number % 1000 / 2500, _ACTOR, time)
         measured = sink.record("measurement", value)
         pack.finish()
     event = draft_event(
         time=time, actor=_ACTOR, command="commit", summary=f"commit {oid[:10]}: version {number}",
-        tool="bench", refs=(RefChange(f"branch:{branch}", tips.get(branch), oid),),
+        tool="bench", refs=(RefChange(f"branch:{branch}", before, oid),),
         objects=tuple(sink.ids), detail={"commits": [oid], "measurements": [measured]},
     )  # fmt: skip
     repo.log.append(event, expected=repo.log.head())

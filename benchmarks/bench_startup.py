@@ -25,7 +25,7 @@ def startup(lab: Lab) -> list[Row]:
     commands = {
         "--help": (("--help",), 2.5),
         "log": (("log",), 8.0),
-        "show": (("show",), 8.0),
+        "show": (("show", "HEAD"), 8.0),
         "status --no-hash": (("status", "--no-hash"), 8.0),
         "op log": (("op", "log"), 8.0),
     }

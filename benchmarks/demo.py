@@ -315,7 +315,7 @@ def check_accuracy(story: Story, models: Models) -> None:
         ("sre-1", models.stranger),
     ):
         story.measure(name, rebuilt / name, expected)
-    story.measure("v3", rebuilt / "v3", models.system.score, SYSTEM)
+    story.measure("v4", rebuilt / "v4", models.system.score, SYSTEM)
     bad, good = story.versions["v3"].accuracy, story.versions["v4"].accuracy
     story.check(
         f"taking v2 back helps: task failure {bad:.4f} -> {good:.4f}",
