@@ -89,6 +89,7 @@ def add(
         if not dry_run:
             repo.put_record("base", record)
             oid = repo.put_record("basesource", registered)
+            _warn_of_files(repo, name, registered)
             change.summary = f"base {name} is {short(base)}"
             change.set(f"base:{name}", oid)
             changed = bool(change.ref_changes())
@@ -97,6 +98,19 @@ def add(
     if not dry_run and not copied:
         remember(repo, base, path.absolute(), stamps, checkpoint)
     return _info(name, record, registered, str(where), time.monotonic() - started, changed)
+
+
+def _warn_of_files(repo: Repository, name: str, registered: BaseSource) -> None:
+    """Warns where a base registered anew has other files: all of its versions get them."""
+    before = repo.base_names(repo.state()).get(name)
+    old = before.files if before is not None else registered.files
+    names = {*old, *registered.files}
+    other = sorted(n for n in names if old.get(n) != registered.files.get(n))
+    if other:
+        repo.warnings.append(
+            f"base '{name}' has other files than before, such as '{other[0]}': "
+            "what was committed without files of its own is checked out with these"
+        )
 
 
 def list_(repo: Repository) -> list[BaseInfo]:

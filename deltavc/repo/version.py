@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from deltavc.delta.rebuild import Rebuild, Term
 from deltavc.delta.tensor import DTYPES, DType, Tensor
 from deltavc.delta.vector import FILE, PREFIX, REMOVED, SHAPE, Vector, form_from_text
-from deltavc.errors import ObjectCorrupt
+from deltavc.errors import BaseMismatch, ObjectCorrupt
 from deltavc.formats.writer_plan import Copied, FolderPlan, Planned, PlannedFile
 from deltavc.ids import BlobId, CommitId, ObjectId
-from deltavc.repo.openbase import OpenBase, open_base
+from deltavc.repo.openbase import OpenBase, file_infos, open_base
 
 if TYPE_CHECKING:
     from deltavc.formats.safetensors import TensorEntry
@@ -91,8 +91,12 @@ class Version:
         return math.prod(shape) * dtype.size
 
     def files(self) -> dict[str, Path | bytes]:
-        """Returns the files that go with the weights: the base's, and those that differ."""
-        files: dict[str, Path | bytes] = dict(self.base.checkpoint.files)
+        """Returns the files that go with the weights: the base's, and those that differ.
+
+        Raises:
+            BaseMismatch: One of the base's is not what was registered any more.
+        """
+        files: dict[str, Path | bytes] = dict(self._base_files)
         for key, blob in self.vector.meta.items():
             if key.startswith(FILE):
                 path = key.removeprefix(FILE)
@@ -101,6 +105,31 @@ class Version:
                 else:
                     files.pop(path, None)
         return files
+
+    @cached_property
+    def _base_files(self) -> dict[str, Path]:
+        """The base's files that this version has as they were registered; a newer one is none."""
+        found, wrong = {}, []
+        for name, info in self.base.source.files.items():
+            if FILE + name in self.vector.meta:
+                continue
+            path = self.base.checkpoint.files.get(name)
+            if path is None:
+                self.repo.warnings.append(
+                    f"'{name}' of base '{self.base.name}' is gone and is left out"
+                )
+            elif file_infos({name: path})[name] != info:
+                wrong.append(name)
+            else:
+                found[name] = path
+        if wrong:
+            raise BaseMismatch(
+                f"'{wrong[0]}' of base '{self.base.name}' is not what was registered any more",
+                hint=f"put it back, or register it so: deltavc base add {self.base.name} PATH",
+                base=self.base.id,
+                files=wrong,
+            )
+        return found
 
     def plan(self) -> FolderPlan:
         """Returns the plan of the version's folder, in the base's own layout.
