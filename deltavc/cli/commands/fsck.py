@@ -47,18 +47,18 @@ def command(ctx: Context, quick: bool, only: tuple[str, ...], repair: bool) -> i
         human=lambda: _lines(ctx.out, found, quick=quick),
         ids=[finding.subject for finding in problems if finding.subject],
     )
-    if any(f.code == "object-corrupt" for f in problems) and not repair:
+    if any(_word(f) == "damaged" for f in problems) and not repair:
         ctx.out.hint("fsck-repair", "move damaged files aside: deltavc fsck --repair")
     if any(f.code == "catalog-differs" for f in problems):
         ctx.out.hint("rebuild", "make the catalog anew: deltavc doctor --rebuild-catalog")
     return 0 if found.ok else 1
 
 
-_WORDS = {
-    "object-corrupt": "damaged",
-    "object-missing": "missing",
-    "salvaged": "saved",
-}
+def _word(finding: Finding) -> str:
+    """Returns what is the matter with a subject, in one word."""
+    if finding.code in ("object-corrupt", "pack-name") or finding.code.endswith("-damaged"):
+        return "damaged"
+    return {"object-missing": "missing", "salvaged": "saved"}.get(finding.code, finding.level)
 
 
 def _lines(out: Output, found: Checked, *, quick: bool) -> Iterator[str]:
@@ -79,10 +79,10 @@ def _lines(out: Output, found: Checked, *, quick: bool) -> Iterator[str]:
 
 def _line(out: Output, finding: Finding) -> str:
     role = {"problem": "bad", "warn": "warn"}.get(finding.level, "good")
-    word = _WORDS.get(finding.code, finding.level)
-    text = f"  {out.style(word.ljust(8), role)} {out.foreign(finding.message)}"
+    about = out.foreign(finding.message)
     if finding.subject and finding.subject[:10] not in finding.message:
-        text += f" ({out.id(finding.subject)})"
+        about = f"{out.id(finding.subject)}  {about}"
+    text = f"  {out.style(_word(finding).ljust(8), role)} {about}"
     if finding.needed_by:
         text += f", needed by {id_list(out, finding.needed_by)}"
     return text
