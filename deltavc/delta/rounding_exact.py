@@ -21,7 +21,7 @@ from deltavc.delta.exactsum import Vector, two_product
 from deltavc.delta.rounding import infinity_bits, magnitude_mask, smallest_exponent
 from deltavc.delta.rounding_form import TAME, LinearForm, Plane
 
-__all__ = ["ExactTiles", "lowest_bits"]
+__all__ = ["ExactTiles", "lowest_bits", "norms"]
 
 FREE = 5000  # grid of nothing but zeros: no constraint
 Exponents = NDArray[np.int16]
@@ -44,6 +44,18 @@ def lowest_bits(values: Vector, axis: int) -> Exponents:
     lowest = np.frexp((digits & -digits).astype(np.float64))[1] - 1
     grid = np.where(values == 0, FREE, exponent - 53 + lowest)
     found: Exponents = grid.min(axis=axis, initial=FREE).astype(np.int16)
+    return found
+
+
+def norms(values: Vector, axis: int) -> Vector:
+    """Returns upper bounds of the Euclidean norms of the lines along an axis.
+
+    Numerics:
+        The added 2**-500 stands for squares that underflow; those that
+        overflow give infinity, which decides nothing.
+    """
+    with np.errstate(all="ignore"):
+        found: Vector = np.sqrt(np.square(values).sum(axis=axis)) * 1.001 + 2.0**-500
     return found
 
 
@@ -71,8 +83,8 @@ class ExactTiles:
             return
         self._row_grid = lowest_bits(left, 1)
         self._column_grid = lowest_bits(right, 0)
-        self._row_sizes = np.sqrt((left**2).sum(axis=1)) * 1.001
-        self._column_size = float(np.sqrt((right**2).sum(axis=0).max(initial=0.0))) * 1.001
+        self._row_sizes = norms(left, 1)
+        self._column_size = float(norms(right, 0).max(initial=0.0))
 
     def find(self, start: int, stop: int, room: Mask) -> bool:
         """Tells for each element of a tile whether its sum is exact; errs towards no.

@@ -23,7 +23,7 @@ from deltavc.delta.rounding import (
     round_sticky,
     smallest_exponent,
 )
-from deltavc.delta.rounding_exact import ExactTiles
+from deltavc.delta.rounding_exact import ExactTiles, norms
 from deltavc.delta.rounding_form import TAME, Index, LinearForm, Plane
 from deltavc.delta.tensor import Bits, DType, Tensor
 
@@ -49,10 +49,10 @@ class _Scratch:
     """
 
     def __init__(self, size: int) -> None:
-        self.wide = torch.empty(size, dtype=torch.float64)
+        self.wide = torch.empty(size, dtype=torch.float64, device="cpu")
         self.wide_floats = self.wide.numpy()
         self.wide_bits = self.wide_floats.view(np.uint64)
-        self.single = torch.empty(size, dtype=torch.float32)
+        self.single = torch.empty(size, dtype=torch.float32, device="cpu")
         self.single_floats = self.single.numpy()
         self.single_bits = self.single_floats.view(np.uint32)
         self.words = np.empty(size, dtype=np.uint32)
@@ -129,11 +129,9 @@ class TileKernel:
         terms = self._rank + 2 * len(self._planes) + 8
         self.certifies = form.tame and terms <= MAX_TERMS
         self._gamma = 1.01 * terms * UNIT
-        norms = np.sqrt((self._left.numpy() ** 2).sum(axis=1)) * 1.001
-        self._row_norms = norms + FLOOR
-        norms = np.sqrt((self._right.numpy() ** 2).sum(axis=0)) * 1.001
-        self._column_norms = norms + FLOOR
-        self._column_norm = float(norms.max(initial=0.0)) + FLOOR
+        self._row_norms = norms(self._left.numpy(), 1)
+        self._column_norms = norms(self._right.numpy(), 0)
+        self._column_norm = float(self._column_norms.max(initial=0.0))
         self._infinity = infinity_bits(self.dtype)
         self._fold = self.dtype.bits.type(2 * (magnitude_mask(self.dtype) + 1 - self._infinity))
         # Beyond bound * margin the error is less than half a float32 step, or than the window.
@@ -321,8 +319,8 @@ class TileKernel:
 def _concatenated(form: LinearForm) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns all factors side by side, coefficients folded into the left ones."""
     if not form.factors or not form.tame:
-        left = torch.zeros(form.rows, 0, dtype=torch.float64)
-        return left, torch.zeros(0, form.columns, dtype=torch.float64)
+        none = np.zeros((form.rows, 0)), np.zeros((0, form.columns))
+        return torch.from_numpy(none[0]), torch.from_numpy(none[1])
     lefts = [f.left * float(f.coefficient) for f in form.factors]
     rights = [f.right for f in form.factors]
     return (
