@@ -72,7 +72,7 @@ def checkout(lab: Lab) -> list[Row]:
     ours = Variant("deltavc checkout", rebuild, finish=check)
     theirs = Variant("PEFT merge and save", merge, finish=_remover(out / "peft"))
     _warm(base, lora)
-    timed = compare([floor, ours], rounds=lab.rounds(7), touch=touch)
+    timed = compare([floor, ours], rounds=lab.rounds(), touch=touch)
     against = compare([ours, theirs], rounds=1 if lab.quick else 3, touch=touch)
     print(results([*timed, against[1]]), file=sys.stderr)
     peak = _memory(repo, out / "child")
@@ -117,7 +117,7 @@ def switch(lab: Lab) -> list[Row]:
 
     floor = _cp(base / _WEIGHTS, out / "copy")
     variants = [floor, Variant("switch", go), Variant("status, nothing changed", stat)]
-    timed = compare(variants, rounds=lab.rounds(7), touch=Touch(out, int(1.1 * size), 256 << 20))
+    timed = compare(variants, rounds=lab.rounds(), touch=Touch(out, int(1.1 * size), 256 << 20))
     print(results(timed), file=sys.stderr)
     repo.checkout(turn[0], to=out / "fresh")
     same = filecmp.cmp(repo.path / "model" / _WEIGHTS, out / "fresh" / _WEIGHTS, shallow=False)
