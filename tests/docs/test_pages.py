@@ -11,7 +11,10 @@ from . import pages  # type: ignore[attr-defined]
 
 @pytest.mark.parametrize("page", pages.pages(), ids=lambda path: str(path.relative_to(pages.DOCS)))
 def test_page(page: Path, tmp_path: Path) -> None:
-    assert pages.check(page, tmp_path) == []
+    wrong = pages.check(page, tmp_path)
+    if wrong:
+        advice = f"if the page is what is out of date: python tests/docs/pages.py {page}"
+        pytest.fail("\n".join([*wrong, advice]), pytrace=False)
 
 
 def test_a_wrong_page_is_found(tmp_path: Path) -> None:
