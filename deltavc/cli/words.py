@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deltavc.cli import units
-from deltavc.cli.terminal import escape, visible_width
+from deltavc.cli.terminal import cut, escape, visible_width
 
 if TYPE_CHECKING:
     from deltavc.cli.output import Output
     from deltavc.repo.results import BaseInfo, Committed, KindRow, Undone
 
 __all__ = [
+    "NARROWEST",
+    "SHOWN",
     "aligned",
     "base_line",
     "commit_lines",
     "exactness",
-    "first_lines",
     "id_list",
     "kind_counts",
     "kpi_words",
@@ -39,6 +40,10 @@ __all__ = [
 
 SHOWN = 5
 """How much of a long list people see before the rest is counted."""
+
+
+NARROWEST = 20
+"""Columns that a text keeps however narrow the terminal is."""
 
 
 def plural(count: int, word: str) -> str:
@@ -81,32 +86,37 @@ def place(path: str | Path) -> str:
     return f"{shown}/" if path.is_dir() else str(shown)
 
 
-def aligned(rows: Iterable[Sequence[str]], *, indent: str = "", right: int = 0) -> Iterator[str]:
+def aligned(
+    rows: Iterable[Sequence[str]],
+    *,
+    indent: str = "",
+    right: int = 0,
+    width: int | None = None,
+    shrink: int | None = None,
+) -> Iterator[str]:
     """Yields rows of cells as lines in which the cells stand below each other.
 
     Args:
         rows: The cells, as many in each row.
         indent: What stands in front of each line.
         right: How many of the last columns stand at their right edge.
+        width: Columns of the terminal; None when lines may be as long as they are.
+        shrink: The column that gives way when lines are longer than that.
     """
     rows = [[escape(cell, one_line=True) for cell in row] for row in rows]
     if not rows:
         return
     widths = [max(map(visible_width, cells)) for cells in zip(*rows, strict=True)]
+    if width is not None and shrink is not None:
+        excess = len(indent) + sum(widths) + 2 * (len(widths) - 1) - width
+        widths[shrink] = max(min(widths[shrink], NARROWEST), widths[shrink] - max(0, excess))
     for row in rows:
         cells = []
-        for at, (cell, width) in enumerate(zip(row, widths, strict=True)):
-            space = " " * (width - visible_width(cell))
+        for at, (text, room) in enumerate(zip(row, widths, strict=True)):
+            cell = cut(text, room) if room else text
+            space = " " * (room - visible_width(cell))
             cells.append(space + cell if at >= len(row) - right else cell + space)
         yield (indent + "  ".join(cells)).rstrip()
-
-
-def first_lines(lines: Sequence[str], *, shown: int = SHOWN) -> Iterator[str]:
-    """Yields the first lines of a list and counts the rest."""
-    yield from lines[:shown]
-    if len(lines) > shown:
-        indent = " " * (len(lines[0]) - len(lines[0].lstrip()))
-        yield f"{indent}... {units.count(len(lines) - shown)} more (--json lists all)"
 
 
 def id_list(out: Output, ids: Sequence[str], *, shown: int = SHOWN) -> str:

@@ -186,6 +186,9 @@ def test_narrow_and_wide_terminals(tagged: Run, on_terminal: Run, columns: int) 
         ran = on_terminal(*line.split(), "--no-pager", columns=columns)
         assert ran.code == 0
         assert re.search(r"[0-9a-f]{8}", ran.out)
+        if line in ("log --all", "branch"):
+            plain = re.sub(r"\x1b\[[0-9;]*m", "", ran.out)
+            assert max(map(len, plain.splitlines())) <= max(columns, 60)
 
 
 def test_foreign_text_stays_on_its_line_and_off_the_terminal(tagged: Run) -> None:

@@ -169,6 +169,7 @@ class TestCommit:
         assert repository("commit", "full", "-F", tmp_path / "text", "-m", "x").code == 2
         assert repository("commit", "full", "-F", tmp_path / "none").code == 2
 
+    @pytest.mark.slow
     def test_the_editor_gives_the_message(
         self, repository: Run, on_terminal: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -121,4 +121,4 @@ def _lines(out: Output, rows: Sequence[BranchRow]) -> Iterator[str]:
         )
         for row in rows
     ]
-    yield from aligned(cells) if cells else ["No branches."]
+    yield from aligned(cells, width=out.width, shrink=2) if cells else ["No branches."]

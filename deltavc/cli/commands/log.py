@@ -10,18 +10,14 @@ import click
 from deltavc.cli import options
 from deltavc.cli.graph import Node, draw
 from deltavc.cli.tables import Column
-from deltavc.cli.terminal import cut, escape, visible_width
 from deltavc.cli.verb import argument, verb
-from deltavc.cli.words import kpi_words, subject, who
+from deltavc.cli.words import aligned, kpi_words, subject, who
 from deltavc.errors import UnknownRevision
 
 if TYPE_CHECKING:
     from deltavc.cli.context import Context
     from deltavc.cli.output import Output
     from deltavc.repo.results import LogRow
-
-NARROWEST = 20
-"""Columns that a subject keeps however narrow the terminal is."""
 
 
 @verb(
@@ -148,19 +144,18 @@ def _lines(
         for prefix, node in drawn
     ]
     cells = [found for _, found in lines if found is not None]
-    widths = [max(map(visible_width, column)) for column in zip(*cells, strict=True)]
-    if out.width is not None:
-        excess = sum(widths) + 2 * (len([w for w in widths if w]) - 1) - out.width
-        widths[3] = max(min(widths[3], NARROWEST), widths[3] - max(0, excess))
+    used = [at for at in range(len(cells[0])) if any(row[at] for row in cells)]
+    texts = aligned(
+        ([row[at] for at in used] for row in cells),
+        width=out.width,
+        shrink=used.index(SUBJECT) if SUBJECT in used else None,
+    )
     for prefix, found in lines:
-        if found is None:
-            yield prefix
-        else:
-            yield "  ".join(
-                _pad(cut(cell, width), width)
-                for cell, width in zip(found, widths, strict=True)
-                if width
-            ).rstrip()
+        yield prefix if found is None else next(texts)
+
+
+SUBJECT = 3
+"""Which of the cells gives way on a narrow terminal."""
 
 
 def _cells(out: Output, row: LogRow, prefix: str, kpis: Sequence[str]) -> list[str]:
@@ -171,11 +166,7 @@ def _cells(out: Output, row: LogRow, prefix: str, kpis: Sequence[str]) -> list[s
         "  ".join([f"{prefix} {out.id(row.commit)}", *([" ".join(names)] if names else [])]),
         out.when(row.time),
         out.foreign(who(row.author)),
-        escape(subject(row.message), one_line=True),
+        out.foreign(subject(row.message)),
         "" if row.exact else out.style("approximate", "warn"),
         kpi_words(measured),
     ]
-
-
-def _pad(text: str, width: int) -> str:
-    return text + " " * max(0, width - visible_width(text))

@@ -87,7 +87,7 @@ def _lines(out: Output, rows: Sequence[OperationRow]) -> Iterator[str]:
         )
         for row in rows
     ]
-    yield from aligned(cells) if cells else ["No operations."]
+    yield from aligned(cells, width=out.width, shrink=3) if cells else ["No operations."]
 
 
 def _moves(out: Output, row: OperationRow) -> str:
