@@ -67,6 +67,8 @@ CASES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     ),
 }
 
+QUICK = ("patterns", "conv1d", "embedding", "conv-norm", "saved-head", "bias-all", "tokens-tied")
+
 
 def exact_merge(make: Callable[[], Any], adapter: Path, dtype: Any) -> dict[str, Any]:
     """Returns PEFT's merge in float64 of a base that was saved in another dtype."""
@@ -115,7 +117,9 @@ def test_the_model_is_the_rounded_sum(desk: Desk, case: str) -> None:
     assert changed == done.parameters
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in CASES]
+)
 def test_it_goes_out_as_it_came(desk: Desk, case: str) -> None:
     make, config = CASES[case]
     desk.base(make())
@@ -163,8 +167,14 @@ def test_a_new_head_on_a_bare_encoder(desk: Desk) -> None:
         assert_rounded(tensor, merged[name], name)
 
 
-@pytest.mark.parametrize("alpha", [4, 5])
-@pytest.mark.parametrize("case", ["plain", "conv1d", "embedding", "conv"])
+@pytest.mark.parametrize(
+    ("case", "alpha"),
+    [("plain", 5), ("conv1d", 4), ("embedding", 5), ("conv", 4)]
+    + [
+        pytest.param(case, alpha, marks=pytest.mark.slow)
+        for case, alpha in (("plain", 4), ("conv1d", 5), ("embedding", 4), ("conv", 5))
+    ],
+)
 def test_two_stacked_adapters_go_out_as_one(desk: Desk, case: str, alpha: int) -> None:
     make, config = CASES[case]
     desk.base(make())

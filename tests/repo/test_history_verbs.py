@@ -283,14 +283,12 @@ class TestBranches:
         lab.repo.undo()
         assert lab.repo.resolve("c") == two
 
-    @pytest.mark.parametrize(
-        "name", ["", "HEAD", "a..b", "-x", "a b", "a~1", "x:y", "../up", "a\n", "a//b", ".x"]
-    )
-    def test_names_that_may_not_be(self, lab: Lab, name: str) -> None:
+    def test_names_that_may_not_be(self, lab: Lab) -> None:
         lab.commit(lab.lora())
-        for make in (lab.repo.branch, lab.repo.tag, lambda n: lab.repo.switch(n, create=True)):
-            with pytest.raises(InvalidName):
-                make(name)
+        for name in ("", "HEAD", "a..b", "-x", "a b", "a~1", "x:y", "../up", "a\n", "a//b", ".x"):
+            for make in (lab.repo.branch, lab.repo.tag, lambda n: lab.repo.switch(n, create=True)):
+                with pytest.raises(InvalidName):
+                    make(name)
 
     def test_switch_moves_head_alone(self, lab: Lab) -> None:
         lab.commit(lab.lora())

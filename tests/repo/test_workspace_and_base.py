@@ -145,6 +145,7 @@ class TestInPlace:
         with pytest.raises(Killed):
             dying.checkout("v2")
         lab.reopen()
+        assert lab.repo.status().interrupted
         lab.repo.checkout("v2", verify=True)
         assert bits(read_model(lab.root / "repo/model")) == lab.bits("v2")
         assert lab.repo.status().clean
