@@ -41,6 +41,8 @@ def status(repo: Repository, *, hash_: bool = True) -> Status:
     if folder is not None and exists and not interrupted and head is not None and record:
         if untouched and found is not None and found.manifest == record.manifest:
             clean = True
+        elif hash_ and untouched:
+            clean = False  # another revision, just as it was written: nothing has to be read
         elif hash_:
             facts, hashed = _compare(repo, head, folder), True
             clean = not any(facts.values())

@@ -68,7 +68,6 @@ def _workspace(out: Output, found: Status) -> Iterator[str]:
     elif found.workspace_commit is not None:
         written = out.id(found.workspace_commit)
         yield f"{where}  holds {written} as it was written, HEAD is elsewhere"
-        yield from _counts(out, found)
     elif not found.hashed:
         yield f"{where}  files are not as deltavc left them (their tensors were not compared)"
     else:
@@ -77,8 +76,6 @@ def _workspace(out: Output, found: Status) -> Iterator[str]:
 
 
 def _counts(out: Output, found: Status) -> Iterator[str]:
-    if not found.hashed:
-        return
     largest = max(found.changed, key=lambda row: row["relative"] or 0.0, default=None)
     text = f"  changed  {plural(len(found.changed), 'parameter')}"
     if largest is not None and largest["relative"]:
