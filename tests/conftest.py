@@ -56,7 +56,7 @@ class Running:
         self.pid = int(self._stream.readline())
         self.status: int | None = None
 
-    def wait(self, timeout: float = 100.0) -> list[Outcome]:
+    def wait(self, timeout: float = 30.0) -> list[Outcome]:
         """Waits for its end; the outcomes of a killed process lack the command that it ran."""
         self._socket.settimeout(timeout)
         self.status = int(self._stream.readline())

@@ -16,6 +16,7 @@ from deltavc.errors import UsageError as LibraryUsageError
 __all__ = ["INTERRUPTED", "Failure", "describe"]
 
 INTERRUPTED = 130
+MAX_MESSAGE = 600
 
 _UNWRITABLE = {
     errno.ENOSPC: "the disk is full",
@@ -62,7 +63,7 @@ def describe(error: BaseException, argv: Sequence[str] = (), verb: str = "") -> 
     """
     if isinstance(error, DeltavcError):
         context = {key: _tame(value) for key, value in error.context.items()}
-        return Failure(error.slug, error.message, error.hint, error.exit_code, context)
+        return Failure(error.slug, _short(error.message), error.hint, error.exit_code, context)
     if isinstance(error, click.ClickException):
         return _from_click(error, argv)
     if isinstance(error, KeyboardInterrupt | click.Abort):
@@ -77,6 +78,11 @@ def describe(error: BaseException, argv: Sequence[str] = (), verb: str = "") -> 
             {"path": _tame(error.filename), "errno": errno.errorcode[error.errno]},
         )
     return _bug(error, verb)
+
+
+def _short(message: str) -> str:
+    """Returns a message that fits a screen, whatever a caller put into it."""
+    return message if len(message) <= MAX_MESSAGE else message[:MAX_MESSAGE] + "…"
 
 
 def _bug(error: BaseException, verb: str) -> Failure:

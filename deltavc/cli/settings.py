@@ -164,8 +164,11 @@ def read_file(path: Path) -> dict[str, Any]:
     """
     import tomllib
 
+    from deltavc.repo.layout import read_text
+
     try:
-        data = path.read_bytes()
+        nested = tomllib.loads(read_text(path))
+        all(flatten(nested))  # a thousand tables in each other end here, as malformed
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
@@ -174,14 +177,13 @@ def read_file(path: Path) -> dict[str, Any]:
             hint="make it readable, or move it away",
             path=str(path),
         ) from error
-    try:
-        return tomllib.loads(data.decode("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(
             f"the settings file '{path}' is not valid TOML: {error}",
             hint="repair the file, or move it away",
             path=str(path),
         ) from error
+    return nested
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

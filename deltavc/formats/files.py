@@ -113,7 +113,10 @@ def open_regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     with os.fdopen(handle, "rb") as file:
         found = os.fstat(file.fileno())
         _require_regular(path, found)
-        yield file, found.st_size
+        try:
+            yield file, found.st_size
+        except OSError as error:  # what looks like a file and cannot be read, in /proc for one
+            raise _refusal(path, error) from error
 
 
 def _require_regular(path: Path, found: os.stat_result) -> None:

@@ -7,6 +7,7 @@ has no known hole. What comes out must be a flat dictionary of plain tensors.
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -162,7 +163,9 @@ def _load(path: Path, *, mapped: bool) -> Any:
             found=torch.__version__,
         )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they would stand between the lines of the answer
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:
         # The loader meets arbitrary bytes and fails in as many ways; all mean the same.
         raise UnsafeFile(

@@ -14,6 +14,7 @@ from deltavc.errors import (
     Protected,
     UnknownRevision,
 )
+from deltavc.formats.files import kind_of, shown
 from deltavc.ids import BaseId, ObjectId, check_name, short
 from deltavc.records import canonical
 from deltavc.records.model import Base, BaseSource
@@ -65,8 +66,8 @@ def add(
     from deltavc.formats.checkpoint import open_checkpoint
 
     check_name(name, "base")
-    if not path.exists():
-        raise BaseUnavailable(f"there is no file or folder '{path}'", hint="check the path")
+    if kind_of(path) is None:
+        raise BaseUnavailable(f"there is no file or folder '{shown(path)}'", hint="check the path")
     started = time.monotonic()
     checkpoint = open_checkpoint(path)
     stamps = stamps_of(checkpoint, path)
@@ -170,9 +171,9 @@ def _verify_one(repo: Repository, name: str, path: Path | None, quick: bool) -> 
 
     source = _named(repo, name)
     where = path or source_path(repo, source)
-    if not where.exists():
+    if kind_of(where) is None:
         raise BaseUnavailable(
-            f"base '{name}' is not at '{where}' any more",
+            f"base '{name}' is not at '{shown(where)}'" + (" any more" if path is None else ""),
             hint=f"say where it is: deltavc base add {name} PATH",
             base=source.base,
         )

@@ -7,6 +7,7 @@ only the tensors that differ are computed (``docs/adr/0005-workspace-in-place.md
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from deltavc.errors import (
     DeltavcError,
     IntegrityError,
     ObjectCorrupt,
+    Protected,
     RefMoved,
     StateError,
     UsageError,
@@ -27,6 +29,7 @@ from deltavc.formats.inplace import clear_journal, read_journal, update_folder, 
 from deltavc.formats.writer import write_folder
 from deltavc.ids import CommitId, short
 from deltavc.repo import workspace
+from deltavc.repo.openbase import source_path
 from deltavc.repo.repository import HEAD, branch_ref
 from deltavc.repo.results import CheckedOut
 from deltavc.repo.revisions import resolve
@@ -91,6 +94,7 @@ def checkout(
     """
     started = time.monotonic()
     target = _target(repo, to, form)
+    _spare_bases(repo, target)
     if to is None:
         repo.require_now("checkout")
     with _turn(repo, to, dry_run=dry_run):
@@ -172,6 +176,7 @@ def _target(repo: Repository, to: Path | None, form: str) -> Path:
     if form not in ("full", "peft"):
         raise UsageError(f"'{form}' is not a form to write", hint="forms: full, peft")
     if to is not None:
+        repo.layout.check_target(to)
         return to
     if form != "full":
         raise UsageError(f"--as {form} needs --to DIR: the workspace holds full weights")
@@ -180,6 +185,19 @@ def _target(repo: Repository, to: Path | None, form: str) -> Path:
             "a bare repository has no workspace", hint="say where to: deltavc checkout REV --to DIR"
         )
     return repo.workspace
+
+
+def _spare_bases(repo: Repository, target: Path) -> None:
+    """Refuses to take the place of a base's folder, or of one that it lies in."""
+    wanted = Path(os.path.realpath(target))
+    for name, source in repo.base_names(repo.state()).items():
+        if Path(os.path.realpath(source_path(repo, source))).is_relative_to(wanted):
+            raise Protected(
+                f"'{target}' holds base '{name}', which every version is rebuilt from",
+                hint="choose another folder",
+                base=source.base,
+                path=str(target),
+            )
 
 
 def _refuse_unrecorded(

@@ -5,20 +5,44 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import tomllib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deltavc.errors import FormatTooNew, NotARepository, RepositoryError
+from deltavc.errors import FormatTooNew, NotARepository, RepositoryError, UsageError
 
 __all__ = ["FORMAT", "Layout", "discover"]
 
 FOLDER = ".deltavc"
 FORMAT = 1
 FORMAT_TEXT = f"deltavc {FORMAT}\nsha256\n"
+MAX_TEXT = 1 << 20
+
+
+def read_text(path: Path) -> str:
+    """Returns what a small regular file holds, without waiting for a pipe.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its text.
+
+    Raises:
+        OSError: It is not there, is something else, or is larger than a mebibyte.
+        UnicodeDecodeError: It is not UTF-8.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    with os.fdopen(handle, "rb") as file:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_TEXT:
+            raise OSError(errno.EINVAL, "it is not a small regular file", str(path))
+        return file.read(MAX_TEXT).decode("utf-8")
 
 
 @dataclass(frozen=True)
@@ -107,8 +131,8 @@ class Layout:
             FormatTooNew: A newer deltavc wrote it.
         """
         try:
-            lines = self.format.read_text(encoding="utf-8", errors="replace").split("\n")
-        except OSError as error:
+            lines = read_text(self.format).split("\n")
+        except (OSError, UnicodeError) as error:
             raise NotARepository(f"'{self.root}' is not a deltavc repository") from error
         word, _, number = lines[0].partition(" ")
         if word != "deltavc" or not number.isdecimal() or len(number) > 9:
@@ -118,6 +142,23 @@ class Layout:
                 f"the repository has format {number}, this deltavc reads format {FORMAT}",
                 found=int(number),
                 supported=FORMAT,
+            )
+
+    def check_target(self, target: Path) -> None:
+        """Refuses to write a model where that would replace the repository, or into it.
+
+        Args:
+            target: The folder to write.
+
+        Raises:
+            UsageError: The folder holds the repository, or lies in it.
+        """
+        wanted, own = Path(os.path.realpath(target)), Path(os.path.realpath(self.folder))
+        if own.is_relative_to(wanted) or wanted.is_relative_to(own):
+            raise UsageError(
+                f"'{target}' holds the repository, or lies in it, and cannot hold a model",
+                hint="choose another folder",
+                path=str(target),
             )
 
     def settings(self) -> dict[str, Any]:
@@ -130,10 +171,10 @@ class Layout:
             RepositoryError: The file cannot be read as TOML.
         """
         try:
-            return tomllib.loads(self.config.read_text(encoding="utf-8"))
+            return tomllib.loads(read_text(self.config))
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RepositoryError(
                 f"the settings file '{self.config}' cannot be read: {error}",
                 hint="repair the file, or move it away",

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from deltavc.errors import BaseMismatch, BaseUnavailable
+from deltavc.formats.files import kind_of, shown
 from deltavc.ids import BaseId, short
 from deltavc.records.model import Base, BaseSource, BaseTensor, FileInfo
 from deltavc.repo.parallel import unordered
@@ -104,9 +105,9 @@ def open_base(repo: Repository, base: BaseId, *, path: Path | None = None) -> Op
 
     name, source = _registered(repo, base)
     where = path or source_path(repo, source)
-    if not where.exists():
+    if kind_of(where) is None:
         raise BaseUnavailable(
-            f"base '{name}' is not at '{where}' any more",
+            f"base '{name}' is not at '{shown(where)}'" + (" any more" if path is None else ""),
             hint=f"say where it is: deltavc base add {name} PATH (or --base-path PATH)",
             base=base,
             path=str(where),

@@ -26,6 +26,7 @@ from deltavc.errors import (
     UnsupportedFormat,
     UsageError,
 )
+from deltavc.formats.files import kind_of, open_regular, shown
 from deltavc.ids import BaseId, CommitId, ManifestId
 from deltavc.records.model import Commit, DataRef, Measurement, Source
 from deltavc.repo.change import TOOL, Change
@@ -164,7 +165,7 @@ def commit(
                         found=repo.head_commit(change.state),
                     )
                 oid, changed = record_version(repo, change, sink, encoding.vector, about)
-                if changed or about.kpis:
+                if sink.ids:  # also objects that HEAD needs and the store had lost
                     pack.finish()
         branch = repo.head_branch(state)
     return Committed(
@@ -301,8 +302,10 @@ def _source(repo: Repository, source: Path | None) -> Path:
                 hint="deltavc commit PATH -m TEXT",
             )
         return repo.workspace
-    if not source.exists():
-        raise UnsupportedFormat(f"there is no file or folder '{source}'", hint="check the path")
+    if kind_of(source) is None:
+        raise UnsupportedFormat(
+            f"there is no file or folder '{shown(source)}'", hint="check the path"
+        )
     return source
 
 
@@ -393,7 +396,7 @@ def _inherit_errors(
 def _data_ref(path: Path) -> DataRef:
     try:
         if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if p.is_file())
+            files = sorted(p for p in path.rglob("*") if not p.is_dir())
             digest, size = hashlib.sha256(), 0
             for file in files:
                 size += file.stat().st_size
@@ -402,10 +405,14 @@ def _data_ref(path: Path) -> DataRef:
         return DataRef(path.name, path.stat().st_size, _sha256(path))
     except OSError as error:
         raise UnsupportedFormat(
-            f"the data '{path}' cannot be read: {error.strerror}", hint="check the path of --data"
+            f"the data '{shown(path)}' cannot be read: {error.strerror}",
+            hint="check the path of --data",
         ) from error
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    with open_regular(path) as (file, _):
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -112,13 +112,25 @@ class Repository:
 
     @cached_property
     def workspace(self) -> Path | None:
-        """The folder that checkout rebuilds and status watches; None in a bare repository."""
+        """The folder that checkout rebuilds and status watches; None in a bare repository.
+
+        Raises:
+            RepositoryError: The settings make no sense.
+            UsageError: It would replace the repository.
+        """
         settings = self.layout.settings()
-        core = settings.get("core", {})
+        core, section = settings.get("core", {}), settings.get("workspace", {})
+        path = section.get("path", "model") if isinstance(section, dict) else None
+        if not isinstance(core, dict) or not isinstance(path, str) or not path or "\0" in path:
+            raise RepositoryError(
+                f"the settings file '{self.layout.config}' does not say where the workspace is",
+                hint="say it: deltavc config set workspace.path model",
+            )
         if core.get("bare") is True:
             return None
-        section = settings.get("workspace", {})
-        return self.root / str(section.get("path", "model"))
+        folder = self.root / path
+        self.layout.check_target(folder)
+        return folder
 
     # state ----------------------------------------------------------------
 
