@@ -84,6 +84,13 @@ class Options:
         """Whether an approximation was asked for."""
         return self.max_rank is not None or self.rel_error is not None
 
+    def allows(self, error: float) -> bool:
+        """Tells whether an approximation may have this error; one that may not is stored exact.
+
+        With both bounds, the rank may not suffice for the error.
+        """
+        return self.rel_error is None or error <= self.rel_error
+
 
 @dataclass
 class Encoding:
@@ -226,8 +233,9 @@ def _encode_one(
         delta, error = approximate(
             origin, new, max_rank=options.max_rank, rel_error=options.rel_error
         )
-        oid, stored = sink.delta(delta)
-        return {oid: ONE}, ("low-rank, approximate", stored, delta.rank), error
+        if options.allows(error):
+            oid, stored = sink.delta(delta)
+            return {oid: ONE}, ("low-rank, approximate", stored, delta.rank), error
     encoded = encode_tensor(
         origin, new, base_sha256=base.sha256.get(item.param, ""), effort=options.effort
     )
@@ -437,9 +445,11 @@ def _bounded(
     bounded = []
     for delta in deltas:
         if delta.kind == "lowrank":
-            delta, error = truncate(delta, max_rank=options.max_rank, rel_error=options.rel_error)
-            if error:
+            cut, error = truncate(delta, max_rank=options.max_rank, rel_error=options.rel_error)
+            if error and options.allows(error):
                 errors[name] = error
+                bounded.append(cut)
+                continue
         bounded.append(delta)
     return bounded
 

@@ -223,3 +223,13 @@ def test_terms_cancel_exactly(one: dict[str, Fraction], other: dict[str, Fractio
 
     total = add_terms((1, one), (1, other), (-1, other))  # type: ignore[arg-type]
     assert total == {key: value for key, value in one.items() if value}
+
+
+def test_both_bounds_hold_or_the_parameter_is_exact(lab: Lab) -> None:
+    source = lab.checkpoint(lambda t: t.update({"emb.weight": t["emb.weight"] * 3 + 1}))
+    done = lab.repo.commit(source, message="bounded", max_rank=2, rel_error=0.01)
+    assert done.exact
+    assert lab.bits() == bits(read_model(source))
+    loose = lab.checkpoint(lambda t: t.update({"emb.weight": t["emb.weight"] * 5 + 1}))
+    done = lab.repo.commit(loose, message="loose", max_rank=2)
+    assert 0.01 < done.errors["emb.weight"] < 1
