@@ -28,6 +28,7 @@ __all__ = ["LoraLayer", "alpha_for", "as_found", "combine"]
 _F32 = DTYPES["F32"]
 _FLOAT64_BITS = 53
 _CHUNK = 24  # digits of a coefficient that fit, times those of a float32, into a float64
+_MAX_FILL = 64  # rank that zeros may take on top of as much again
 _MAX_BITS = 128  # what is longer leaves the range of float32
 
 
@@ -277,8 +278,10 @@ def _split(
         columns += parts
         copies += [factor] * len(parts)
     rank = sum(factor.shape[0] for factor in copies)
-    sizes = range(rank, 2 * rank + common.denominator.bit_length())
-    size = next((n for n in sizes if alpha_for(common, n) is not None), 0)
+    sizes = (n for n in range(rank, 2 * rank + _MAX_FILL) if alpha_for(common, n) is not None)
+    size = next(sizes, None)
+    if size is None:
+        return None
     if size > rank:  # alpha / rank is the scale for some ranks only: fill up with zeros
         width, zeros = factors[0].shape[1], size - rank
         dtype = factors[0].dtype
