@@ -75,10 +75,15 @@ class Base(_Record, frozen=True):
 
 
 class FileInfo(_Record, frozen=True):
-    """A file that goes with a model: its size and the SHA-256 of its bytes."""
+    """A file that goes with a model: its size and the SHA-256 of its bytes.
+
+    ``blob`` is the id of the object that keeps the bytes, so that a version's
+    files are there when the base's folder has others; "" where none does.
+    """
 
     size: int
     sha256: str
+    blob: str = ""
 
 
 class BaseSource(_Record, frozen=True):

@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deltavc.codec.digest import object_id
+from deltavc.codec.digest import object_id, sha256_hex
+from deltavc.codec.frames import Part
 from deltavc.errors import (
     BaseUnavailable,
     NameTaken,
@@ -17,7 +18,7 @@ from deltavc.errors import (
 from deltavc.formats.files import kind_of, shown
 from deltavc.ids import BaseId, ObjectId, check_name, short
 from deltavc.records import canonical
-from deltavc.records.model import Base, BaseSource
+from deltavc.records.model import Base, BaseSource, FileInfo
 from deltavc.repo.openbase import (
     describe,
     differences,
@@ -76,11 +77,12 @@ def add(
     _check_name_free(repo, name, base)
     copied = copy and not dry_run
     where = _copy_in(repo, base, path, checkpoint) if copied else path
+    files = file_infos(checkpoint.files)
     registered = BaseSource(
         base=base,
         path=_recorded_path(repo, where),
         weights=tuple(weights.name for weights in checkpoint.layout),
-        files=file_infos(checkpoint.files),
+        files=files if dry_run else _keep(repo, checkpoint, files),
         source=source,
         copied=copy,
     )
@@ -99,6 +101,20 @@ def add(
     if not dry_run and not copied:
         remember(repo, base, path.absolute(), stamps, checkpoint)
     return _info(name, record, registered, str(where), time.monotonic() - started, changed)
+
+
+def _keep(
+    repo: Repository, checkpoint: Checkpoint, files: dict[str, FileInfo]
+) -> dict[str, FileInfo]:
+    """Stores the files that go with a base, for versions to have when its folder has others."""
+    kept = {}
+    with repo.store.pack() as pack:
+        for name in files:
+            data = checkpoint.files[name].read_bytes()
+            blob = pack.add("blob", [Part(data)])
+            kept[name] = FileInfo(len(data), sha256_hex(data), blob)
+        pack.finish()
+    return kept
 
 
 def _warn_of_files(repo: Repository, name: str, registered: BaseSource) -> None:

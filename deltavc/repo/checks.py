@@ -48,9 +48,9 @@ def fsck(
     reach = _Reach(repo, findings)
     if state is not None:
         wanted = [resolve(repo, rev, state) for rev in only] or _roots(repo, state, findings)
-        reach.walk(wanted)
         if not only:
             reach.bases(state)
+        reach.walk(wanted)
     if not quick:
         damaged = _damaged(repo, reach, only_some=bool(only))
         findings += damaged
@@ -135,7 +135,11 @@ class _Reach:
         for name, value in state.refs.items():
             if name.startswith("base:"):
                 try:
-                    self.repo.base(self.repo.base_source(ObjectId(value)).base)
+                    source = self.repo.base_source(ObjectId(value))
+                    self.repo.base(source.base)
+                    for info in source.files.values():
+                        if info.blob:
+                            self.needed.setdefault(ObjectId(info.blob), [])
                 except IntegrityError as error:
                     self._problem(error, value)
 

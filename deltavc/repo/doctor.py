@@ -113,7 +113,7 @@ def _repository(repo: Repository) -> Iterator[Finding]:
 
 def _catalog_trouble(repo: Repository) -> str | None:
     try:
-        repo.reader()
+        repo.kept_reader()
     except CatalogUnusable as error:
         return error.message
     except DeltavcError as error:

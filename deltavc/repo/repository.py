@@ -7,6 +7,9 @@ is brought in step before it is asked.
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -14,7 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from deltavc.catalog.errors import CatalogUnusable
-from deltavc.errors import DeltavcError, RepositoryError, UnknownRevision, UsageError
+from deltavc.errors import (
+    DeltavcError,
+    RepositoryError,
+    RepositoryLocked,
+    RepositoryUnwritable,
+    UnknownRevision,
+    UsageError,
+)
 from deltavc.ids import BaseId, CommitId, DeltaId, ManifestId, ObjectId, short
 from deltavc.ledger.log import EventLog
 from deltavc.ledger.protocol import GENESIS
@@ -48,6 +58,19 @@ def tag_ref(name: str) -> str:
     return f"tag:{name}"
 
 
+@contextmanager
+def _told_apart() -> Iterator[None]:
+    """Turns a catalog that the system or another process keeps from us into what that is."""
+    try:
+        yield
+    except CatalogUnusable as error:
+        kinds = {"unwritable": RepositoryUnwritable, "locked": RepositoryLocked}
+        kind = kinds.get(str(error.context.get("reason")))
+        if kind is None:
+            raise
+        raise kind(error.message, **error.context) from error
+
+
 class Repository:
     """An open repository.
 
@@ -62,6 +85,7 @@ class Repository:
         self.warnings: list[str] = []
         self.transient: dict[DeltaId, Delta] = {}
         self.as_of: State | None = None
+        self._spare: Path | None = None
 
     @classmethod
     def open(cls, start: Path, session: Session) -> Repository:
@@ -164,11 +188,37 @@ class Repository:
     def reader(self) -> CatalogReader:
         """Returns the catalog's reader, after bringing the catalog in step with the log.
 
+        Where the catalog is of no use and cannot be mended, on a full or read-only
+        disk for one, a temporary one is made from the files, and a warning says so.
+
         Returns:
             The reader.
 
         Raises:
-            CatalogUnusable: The catalog is damaged or cannot be written.
+            CatalogUnusable: The catalog is of no use, and no other can be made.
+            RepositoryUnwritable: The same, since nothing can be written.
+        """
+        try:
+            return self.kept_reader()
+        except (CatalogUnusable, RepositoryUnwritable, RepositoryLocked) as error:
+            found = self._temporary_reader()
+            if found is None:
+                raise
+            self.warnings.append(
+                f"{error.message}; answered from the files (mend it: deltavc doctor --fix)"
+            )
+            return found
+
+    def kept_reader(self) -> CatalogReader:
+        """Returns the reader of the repository's own catalog, in step with the log.
+
+        Returns:
+            The reader.
+
+        Raises:
+            CatalogUnusable: The catalog is damaged or of a newer schema.
+            RepositoryUnwritable: It cannot be written.
+            RepositoryLocked: Another process keeps it.
         """
         from deltavc.catalog.reader import CatalogReader
 
@@ -190,11 +240,25 @@ class Repository:
             self.rebuild_catalog()
         return CatalogReader(self.layout.catalog)
 
+    def _temporary_reader(self) -> CatalogReader | None:
+        from deltavc.catalog.reader import CatalogReader
+        from deltavc.catalog.writer import Catalog
+
+        try:
+            if self._spare is None:
+                self._spare = Path(tempfile.mkdtemp(prefix="deltavc-")) / "catalog.db"
+                weakref.finalize(self, shutil.rmtree, self._spare.parent, ignore_errors=True)
+            with Catalog.open_or_create(self._spare) as catalog:
+                catalog.catch_up(self.log, self.load_body, skipped=self.note_skipped)
+            return CatalogReader(self._spare)
+        except (CatalogUnusable, OSError):
+            return None
+
     def catch_up(self) -> None:
         """Applies to the catalog what the event log has and the catalog lacks."""
         from deltavc.catalog.writer import Catalog
 
-        with Catalog.open_or_create(self.layout.catalog) as catalog:
+        with _told_apart(), Catalog.open_or_create(self.layout.catalog) as catalog:
             catalog.catch_up(self.log, self.load_body, skipped=self.note_skipped)
 
     def rebuild_catalog(self) -> None:
@@ -203,7 +267,7 @@ class Repository:
         from deltavc.ledger.lock import RepositoryLock
 
         lock = RepositoryLock(self.layout.lock, "catalog rebuild", self.session.lock_timeout)
-        with lock, Catalog(self.layout.catalog) as catalog:
+        with lock, _told_apart(), Catalog(self.layout.catalog) as catalog:
             catalog.rebuild(self.log, self.load_body, skipped=self.note_skipped)
 
     def note_skipped(self, kind: str, oid: ObjectId, error: DeltavcError) -> None:

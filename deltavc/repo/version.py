@@ -19,6 +19,7 @@ from deltavc.repo.openbase import OpenBase, file_infos, open_base
 
 if TYPE_CHECKING:
     from deltavc.formats.safetensors import TensorEntry
+    from deltavc.records.model import FileInfo
     from deltavc.repo.repository import Repository
 
 __all__ = ["Part", "Version", "open_version"]
@@ -91,45 +92,37 @@ class Version:
         return math.prod(shape) * dtype.size
 
     def files(self) -> dict[str, Path | bytes]:
-        """Returns the files that go with the weights: the base's, and those that differ.
+        """Returns the files that go with the weights: the base's as registered, and the others.
 
         Raises:
-            BaseMismatch: One of the base's is not what was registered any more.
+            BaseMismatch: One of the base's is another one now, and no object keeps it.
         """
-        files: dict[str, Path | bytes] = dict(self._base_files)
+        files = {
+            name: self._base_file(name, info)
+            for name, info in self.base.source.files.items()
+            if FILE + name not in self.vector.meta
+        }
         for key, blob in self.vector.meta.items():
-            if key.startswith(FILE):
-                path = key.removeprefix(FILE)
-                if blob:
-                    files[path] = bytes(self.repo.store.get(BlobId(ObjectId(blob)), "blob"))
-                else:
-                    files.pop(path, None)
+            if key.startswith(FILE) and blob:
+                files[key.removeprefix(FILE)] = self._blob(blob)
         return files
 
-    @cached_property
-    def _base_files(self) -> dict[str, Path]:
-        """The base's files that this version has as they were registered; a newer one is none."""
-        found, wrong = {}, []
-        for name, info in self.base.source.files.items():
-            if FILE + name in self.vector.meta:
-                continue
-            path = self.base.checkpoint.files.get(name)
-            if path is None:
-                self.repo.warnings.append(
-                    f"'{name}' of base '{self.base.name}' is gone and is left out"
-                )
-            elif file_infos({name: path})[name] != info:
-                wrong.append(name)
-            else:
-                found[name] = path
-        if wrong:
-            raise BaseMismatch(
-                f"'{wrong[0]}' of base '{self.base.name}' is not what was registered any more",
-                hint=f"put it back, or register it so: deltavc base add {self.base.name} PATH",
-                base=self.base.id,
-                files=wrong,
-            )
-        return found
+    def _blob(self, oid: str) -> bytes:
+        return bytes(self.repo.store.get(BlobId(ObjectId(oid)), "blob"))
+
+    def _base_file(self, name: str, info: FileInfo) -> Path | bytes:
+        """Returns one of the base's files as it was registered, from its folder or the store."""
+        path = self.base.checkpoint.files.get(name)
+        if path is not None and file_infos({name: path})[name].sha256 == info.sha256:
+            return path
+        if info.blob:
+            return self._blob(info.blob)
+        raise BaseMismatch(
+            f"'{name}' of base '{self.base.name}' is not what was registered any more",
+            hint=f"put it back, or register it so: deltavc base add {self.base.name} PATH",
+            base=self.base.id,
+            files=[name],
+        )
 
     def plan(self) -> FolderPlan:
         """Returns the plan of the version's folder, in the base's own layout.

@@ -394,7 +394,7 @@ class Base:
         found = {name: (self.folder / name).read_bytes() for name in self.source.get("files", {})}
         for name, info in self.source.get("files", {}).items():
             digest = hashlib.sha256(found[name]).hexdigest()
-            assert info == {"size": len(found[name]), "sha256": digest}
+            assert (info["size"], info["sha256"]) == (len(found[name]), digest)
         return found
 
 
