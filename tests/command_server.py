@@ -114,20 +114,27 @@ def run_steps(request: dict, results) -> None:
     os.environ.clear()
     os.environ.update(request["env"])
     prepare(request)
-    os.chdir(request["cwd"])
+    os.chdir(request.get("tmpfs") if request.get("tmpfs_kib") else request["cwd"])
     steps = Steps(request["root"])
     for step in request["steps"]:
         out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
         err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             steps.begin(step)
+            limit_files(request.get("largest_file", resource.RLIM_INFINITY))
             try:
                 code = main(step["argv"])
             finally:
                 steps.active = False
+                limit_files(resource.RLIM_INFINITY)
         texts = [stream.buffer.getvalue().decode() for stream in (out, err)]
         results.write(json.dumps([code, *texts, steps.count]) + "\n")
         results.flush()
+
+
+def limit_files(size: int) -> None:
+    """Lets files grow to a size and no further, the results aside."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
 def prepare(request: dict) -> None:
@@ -144,13 +151,14 @@ def prepare(request: dict) -> None:
         ):
             os._exit(77)
         copy_over(Path(request["tmpfs_source"]), Path(request["tmpfs"]))
+        read_only, remount = 1, 32
+        if request.get("read_only") and libc.mount(None, target, None, read_only | remount, option):
+            os._exit(77)
     if request.get("obey_modes") and os.geteuid() == 0:
         header = (ctypes.c_uint32 * 2)(0x20080522, 0)
         no_powers = (ctypes.c_uint32 * 6)()
         if libc.capset(header, no_powers):
             os._exit(77)
-    if limit := request.get("largest_file"):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
 
 def copy_over(source: Path, target: Path) -> None:

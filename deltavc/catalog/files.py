@@ -42,6 +42,10 @@ FAILURES = (sqlite3.Error, OSError, OverflowError, UnicodeDecodeError)
 """What SQLite raises: on damaged files its messages can be no UTF-8, on values beyond 64 bits
 it overflows."""
 
+_UNWRITABLE = (
+    "SQLITE_READONLY", "SQLITE_FULL", "SQLITE_PERM", "SQLITE_CANTOPEN",
+    "SQLITE_IOERR_WRITE", "SQLITE_IOERR_FSYNC", "SQLITE_IOERR_TRUNCATE", "SQLITE_IOERR_SHMSIZE",
+)  # fmt: skip
 _SIDE_FILES = ("-wal", "-shm", "-journal")
 
 
@@ -132,9 +136,7 @@ def unusable(error: BaseException, path: Path) -> CatalogUnusable:
         reason, what = "missing", "is missing"
     elif name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         reason, what = "locked", "is locked by another process"
-    elif name.startswith(("SQLITE_READONLY", "SQLITE_FULL", "SQLITE_PERM", "SQLITE_CANTOPEN")) or (
-        isinstance(error, OSError)
-    ):
+    elif name.startswith(_UNWRITABLE) or isinstance(error, OSError):
         reason, what = "unwritable", f"cannot be opened or written: {error}"
     else:
         reason, what = "damaged", f"is damaged: {error}"
