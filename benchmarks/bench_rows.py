@@ -83,7 +83,7 @@ class Lab:
 
     def rounds(self, usual: int = 5) -> int:
         """Returns how often to repeat."""
-        return min(usual, 3) if self.quick else usual
+        return min(usual, 2) if self.quick else usual
 
     def say(self, text: str) -> None:
         """Tells what is going on, on stderr."""
