@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from deltavc.errors import AmbiguousRevision, NothingToUndo, UnknownRevision
+from deltavc.errors import AmbiguousRevision, AuditChainBroken, NothingToUndo, UnknownRevision
 from deltavc.ids import EventHash
 from deltavc.ledger.state import State, replay
 from deltavc.records.model import Event, RefChange
@@ -40,12 +40,21 @@ class Stack:
     def push(self, event: Event) -> None:
         """Counts one more event."""
         if event.undoes is not None:
-            self.undone.append(self.done.pop())
+            self.undone.append(self._taken(self.done, event, event.undoes))
         elif event.redoes is not None:
-            self.done.append(self.undone.pop())
+            self.done.append(self._taken(self.undone, event, event.redoes))
         elif event.refs and event.command not in NOT_UNDOABLE:
             self.done.append(event)
             self.undone.clear()
+
+    @staticmethod
+    def _taken(events: list[Event], event: Event, number: int) -> Event:
+        if not events or events[-1].number != number:
+            raise AuditChainBroken(
+                f"event {event.number} takes back or does again event {number}, out of order",
+                number=event.number,
+            )
+        return events.pop()
 
 
 def _stack(repo: Repository) -> Stack:
