@@ -29,7 +29,7 @@ from deltavc.delta.tensor import Bits, DType, Tensor
 
 __all__ = ["TILE", "TileKernel"]
 
-TILE = 1 << 17  # elements; see docs/explanation/numerics.md for what was tried
+TILE = 1 << 18  # elements; see docs/explanation/numerics.md for what was tried
 MAX_TERMS = 1 << 14  # keeps gamma under 2**-38, see the margins below
 UNIT = 2.0**-53
 FLOOR = 2.0**-960  # covers all underflow of tame terms
