@@ -151,6 +151,8 @@ def prepare(request: dict) -> None:
         ):
             os._exit(77)
         copy_over(Path(request["tmpfs_source"]), Path(request["tmpfs"]))
+        if "leave_kib" in request:
+            fill_up(request["tmpfs"], request["leave_kib"] * 1024)
         read_only, remount = 1, 32
         if request.get("read_only") and libc.mount(None, target, None, read_only | remount, option):
             os._exit(77)
@@ -168,10 +170,15 @@ def prepare(request: dict) -> None:
 def copy_over(source: Path, target: Path) -> None:
     import shutil
 
-    try:
-        shutil.copytree(source, target, dirs_exist_ok=True, symlinks=True)
-    except OSError:
-        os._exit(78)  # too small even for what is there
+    shutil.copytree(source, target, dirs_exist_ok=True, symlinks=True)
+
+
+def fill_up(folder: str, leave: int) -> None:
+    """Fills a disk but for so many bytes."""
+    handle = os.open(os.path.join(folder, "filler"), os.O_WRONLY | os.O_CREAT)
+    found = os.statvfs(folder)
+    os.posix_fallocate(handle, 0, found.f_bavail * found.f_frsize - leave)
+    os.close(handle)
 
 
 def serve(path: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-FEW, MANY = 4, 16
+FEW, MANY = 3, 8
 """Steps to die at, spread over all of a command: in the quick loop, and in the slow one."""
 
 
@@ -165,6 +165,7 @@ CHECKOUTS = {
     "fresh": ([], ["checkout", "main"]),
     "in-place": ([["checkout", "v1"]], ["checkout", "main"]),
     "replace": ([["checkout", "v1"]], ["checkout", "main", "--force"]),
+    "undo": ([["checkout", "v1"]], ["undo"]),
 }
 
 
