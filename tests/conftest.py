@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -59,7 +60,11 @@ class Running:
     def wait(self, timeout: float = 30.0) -> list[Outcome]:
         """Waits for its end; the outcomes of a killed process lack the command that it ran."""
         self._socket.settimeout(timeout)
-        self.status = int(self._stream.readline())
+        try:
+            self.status = int(self._stream.readline())
+        except TimeoutError:  # it waits for something that will never come
+            os.kill(self.pid, signal.SIGKILL)
+            raise
         self._stream.close()
         self._socket.close()
         lines = self._results.read_text().splitlines() if self._results.exists() else []
