@@ -19,7 +19,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from safetensors.numpy import load_file, save_file
+
+# Examples may be slow on a shared machine. CI draws the same ones each time, people new ones.
+settings.register_profile("people", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "people")
 
 SERVER = Path(__file__).with_name("command_server.py")
 
