@@ -26,9 +26,8 @@ from deltavc.delta.sparse import decode_sparse, sparse_ordinal
 from deltavc.delta.tensor import Bits, Tensor
 from deltavc.errors import InternalError, UsageError
 
-__all__ = ["EFFORTS", "Encoded", "encode_tensor", "same_bits"]
+__all__ = ["EFFORTS", "Encoded", "encode_tensor"]
 
-_COMPARE = 1 << 15
 _GROUPING_GAIN = 0.985  # grouped elements are read at a third of the speed
 MIN_CHANGED = 0.05  # a merged adapter changes more of a matrix; sparse changes need no probe
 SPARSE_BELOW = 0.25  # share of changed elements; each takes 8 bytes of position when read
@@ -96,23 +95,6 @@ class _Candidate:
         return plain and count < SPARSE_BELOW * self.folded.size
 
 
-def same_bits(first: Tensor, second: Tensor) -> bool:
-    """Tells whether two tensors have the same dtype, shape and bits.
-
-    Cost:
-        Memory speed, 256 KiB at a time; nearly every changed tensor differs in the first.
-    """
-    if first.dtype is not second.dtype or first.shape != second.shape:
-        return False
-    left, right = first.bits, second.bits
-    if _whole_words(left) and _whole_words(right):  # both, or they could not be compared
-        left, right = left.view(np.uint64), right.view(np.uint64)
-    return all(
-        bool(np.array_equal(left[start:stop], right[start:stop]))
-        for start, stop in blocks(left.size, _COMPARE)
-    )
-
-
 def encode_tensor(
     base: Tensor | None, new: Tensor, *, base_sha256: str = "", effort: str = "default"
 ) -> Encoded | None:
@@ -139,7 +121,7 @@ def encode_tensor(
     finite = new.dtype.arithmetic and all_finite(new.bits, new.dtype)
     if base is None:
         return _whole(new, additive=finite)
-    if same_bits(base, new):
+    if base.same_bits(new):
         return None
     comparable = base.dtype is new.dtype and base.shape == new.shape
     if not (comparable and finite and all_finite(base.bits, base.dtype)):
@@ -207,7 +189,7 @@ def _verified(delta: Delta, base: Tensor, new: Tensor, chosen: _Candidate) -> En
         what, right = "sparse", _is_all_change(base, new, *decode_sparse(delta, base))
     else:
         what = "exact" if chosen.rank is None else "low-rank + correction"
-        right = same_bits(decode_exact(delta, base), new)
+        right = decode_exact(delta, base).same_bits(new)
     if not right:
         raise InternalError("an encoded tensor does not decode to what it was made from")
     return Encoded(delta, chosen.size, chosen.rank, what)
@@ -223,8 +205,3 @@ def _is_all_change(base: Tensor, new: Tensor, positions: NDArray[np.int64], valu
         for start, stop in blocks(new.count, block_size(new.dtype))
     )
     return differing == positions.size
-
-
-def _whole_words(bits: Bits) -> bool:
-    """Tells whether bit patterns can be seen as 64-bit words; a mapped tensor need not lie so."""
-    return bits.nbytes % 8 == 0 and bits.ctypes.data % 8 == 0 and bits.flags.c_contiguous

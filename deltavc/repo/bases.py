@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deltavc.codec.digest import object_id, sha256_hex
+from deltavc.codec.digest import object_id
 from deltavc.codec.frames import Part
 from deltavc.errors import (
     BaseUnavailable,
@@ -77,12 +77,11 @@ def add(
     _check_name_free(repo, name, base)
     copied = copy and not dry_run
     where = _copy_in(repo, base, path, checkpoint) if copied else path
-    files = file_infos(checkpoint.files)
     registered = BaseSource(
         base=base,
         path=_recorded_path(repo, where),
         weights=tuple(weights.name for weights in checkpoint.layout),
-        files=files if dry_run else _keep(repo, checkpoint, files),
+        files=file_infos(checkpoint.files) if dry_run else _keep(repo, checkpoint),
         source=source,
         copied=copy,
     )
@@ -103,16 +102,10 @@ def add(
     return _info(name, record, registered, str(where), time.monotonic() - started, changed)
 
 
-def _keep(
-    repo: Repository, checkpoint: Checkpoint, files: dict[str, FileInfo]
-) -> dict[str, FileInfo]:
+def _keep(repo: Repository, checkpoint: Checkpoint) -> dict[str, FileInfo]:
     """Stores the files that go with a base, for versions to have when its folder has others."""
-    kept = {}
     with repo.store.pack() as pack:
-        for name in files:
-            data = checkpoint.files[name].read_bytes()
-            blob = pack.add("blob", [Part(data)])
-            kept[name] = FileInfo(len(data), sha256_hex(data), blob)
+        kept = file_infos(checkpoint.files, lambda data: pack.add("blob", [Part(data)]))
         pack.finish()
     return kept
 

@@ -220,10 +220,10 @@ def _encode_one(
     options: Options,
     sink: ObjectSink,
 ) -> tuple[Terms, tuple[str, int, int | None] | None, float | None]:
-    from deltavc.delta.encode import encode_tensor, same_bits
+    from deltavc.delta.encode import encode_tensor
 
     origin = base.tensor(item.param) if item.in_base else None
-    if origin is not None and same_bits(origin, new):
+    if origin is not None and origin.same_bits(new):
         return {}, None, None
     if old and _rebuilds_to(repo, origin, old, new, item.param):
         return old, ("as at HEAD", 0, None), None
@@ -259,13 +259,12 @@ def _can_approximate(origin: Tensor, new: Tensor) -> bool:
 def _rebuilds_to(
     repo: Repository, origin: Tensor | None, terms: Terms, new: Tensor, name: str
 ) -> bool:
-    from deltavc.delta.encode import same_bits
     from deltavc.delta.rebuild import Rebuild, Term
 
     rebuild = Rebuild(origin, [Term(repo.delta(oid), c) for oid, c in terms.items()], name=name)
     if rebuild.dtype is not new.dtype or rebuild.shape != new.shape:
         return False
-    return same_bits(rebuild.tensor(), new)
+    return rebuild.tensor().same_bits(new)
 
 
 def _match_names(base: OpenBase, checkpoint: Checkpoint) -> tuple[str, list[_Item]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -131,9 +131,7 @@ def _registered(repo: Repository, base: BaseId) -> tuple[str, BaseSource]:
 
 def _ensure_same(repo: Repository, opened: OpenBase) -> None:
     stamps = stamps_of(opened.checkpoint, opened.path)
-    memory = repo.layout.cache / f"base-{opened.id[:32]}.json"
-    known = _read_known(memory)
-    if known is not None and known.path == str(opened.path) and known.stamps == stamps:
+    if _is_known(repo, opened.id, opened.path, stamps):
         return
     found = fingerprint(repo, opened.checkpoint)
     wrong = differences(opened.record, found)
@@ -160,25 +158,24 @@ def remember(
     recent = time.time_ns() - 2_000_000_000
     if stamps != stamps_of(checkpoint, path) or any(s[1] > recent for s in stamps.values()):
         return
-    memory = repo.layout.cache / f"base-{base[:32]}.json"
-    repo.layout.keep(memory, msgspec.json.encode(_Known(str(path), stamps)))
+    repo.layout.keep(_memory(repo, base), msgspec.json.encode(_Known(str(path), stamps)))
 
 
-def _read_known(memory: Path) -> _Known | None:
+def _memory(repo: Repository, base: BaseId) -> Path:
+    return repo.layout.cache / f"base-{base[:32]}.json"
+
+
+def _is_known(repo: Repository, base: BaseId, path: Path, stamps: dict[str, Stamp]) -> bool:
     try:
-        return msgspec.json.decode(memory.read_bytes(), type=_Known)
+        known = msgspec.json.decode(_memory(repo, base).read_bytes(), type=_Known)
     except (OSError, msgspec.MsgspecError, UnicodeError):
-        return None
+        return False
+    return known == _Known(str(path), stamps)
 
 
 def quick_match(repo: Repository, base: BaseId, path: Path, checkpoint: Checkpoint) -> bool:
     """Tells whether size, time and inode of the files are those last hashed as this base."""
-    known = _read_known(repo.layout.cache / f"base-{base[:32]}.json")
-    return (
-        known is not None
-        and known.path == str(path)
-        and known.stamps == stamps_of(checkpoint, path)
-    )
+    return _is_known(repo, base, path, stamps_of(checkpoint, path))
 
 
 def stamps_of(checkpoint: Checkpoint, path: Path) -> dict[str, Stamp]:
@@ -221,11 +218,14 @@ def differences(
     return [(n, a, b) for n, a, b in pairs if a != b]
 
 
-def file_infos(files: Mapping[str, Path]) -> dict[str, FileInfo]:
+def file_infos(
+    files: Mapping[str, Path], keep: Callable[[bytes], str] | None = None
+) -> dict[str, FileInfo]:
     """Returns size and SHA-256 of the files that go with a model.
 
     Args:
         files: Relative path to file.
+        keep: Stores a file's bytes and returns the blob's id; default: nothing is kept.
 
     Returns:
         The same paths with what the files hold.
@@ -239,7 +239,8 @@ def file_infos(files: Mapping[str, Path]) -> dict[str, FileInfo]:
             data = path.read_bytes()
         except OSError as error:
             raise BaseUnavailable(f"'{path}' cannot be read: {error.strerror}") from error
-        infos[name] = FileInfo(len(data), hashlib.sha256(data).hexdigest())
+        blob = keep(data) if keep is not None else ""
+        infos[name] = FileInfo(len(data), hashlib.sha256(data).hexdigest(), blob)
     return infos
 
 

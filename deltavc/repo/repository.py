@@ -27,7 +27,7 @@ from deltavc.errors import (
 )
 from deltavc.ids import BaseId, CommitId, DeltaId, ManifestId, ObjectId, short
 from deltavc.ledger.log import EventLog
-from deltavc.ledger.protocol import GENESIS
+from deltavc.ledger.protocol import START, Head
 from deltavc.ledger.state import State, replay
 from deltavc.records import canonical
 from deltavc.records.model import Base, BaseSource, Commit, Manifest
@@ -162,27 +162,25 @@ class Repository:
         """Returns all refs as of now, from the catalog when it is in step, else from the log."""
         if self.as_of is not None:
             return self.as_of
-        reader = self._reader_in_step()
-        if reader is None:
+        try:
+            found = self._in_step()
+        except CatalogUnusable:
+            found = None
+        if found is None:
             return replay(self.log)
-        head = self.log.head()
-        applied = reader.applied() or (0, GENESIS)
-        if applied != (head.number, head.hash):  # another process was faster
-            return replay(self.log)
-        return State(refs=reader.refs(), number=head.number, hash=head.hash)
+        reader, head = found
+        with reader:
+            return State(refs=reader.refs(), number=head.number, hash=head.hash)
 
-    def _reader_in_step(self) -> CatalogReader | None:
-        """Returns a reader of the catalog as it is; None when it is behind or of no use."""
+    def _in_step(self) -> tuple[CatalogReader, Head] | None:
+        """Returns the catalog's reader and the log's head; None where the catalog is behind."""
         from deltavc.catalog.reader import CatalogReader
 
         head = self.log.head()
-        try:
-            reader = CatalogReader(self.layout.catalog)
-            if reader.applied() == (head.number, head.hash):
-                return reader
-            reader.close()
-        except CatalogUnusable:
-            pass
+        reader = CatalogReader(self.layout.catalog)
+        if (reader.applied() or START) == head:
+            return reader, head
+        reader.close()
         return None
 
     def reader(self) -> CatalogReader:
@@ -222,12 +220,10 @@ class Repository:
         """
         from deltavc.catalog.reader import CatalogReader
 
-        head = self.log.head()
         try:
-            reader = CatalogReader(self.layout.catalog)
-            if reader.applied() == (head.number, head.hash):
-                return reader
-            reader.close()
+            found = self._in_step()
+            if found is not None:
+                return found[0]
         except CatalogUnusable as error:
             if error.context.get("reason") not in ("missing", "older"):
                 raise

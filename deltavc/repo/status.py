@@ -75,7 +75,6 @@ def _measurements(repo: Repository, head: CommitId | None) -> dict[str, float | 
 
 def _compare(repo: Repository, head: CommitId, folder: Path) -> dict[str, Any]:
     """Compares a folder's tensors and files with a revision's, at memory speed where equal."""
-    from deltavc.delta.encode import same_bits
     from deltavc.formats.checkpoint import open_checkpoint
     from deltavc.repo.parallel import unordered
     from deltavc.repo.version import open_version
@@ -89,7 +88,7 @@ def _compare(repo: Repository, head: CommitId, folder: Path) -> dict[str, Any]:
 
         def one(name: str) -> tuple[str, dict[str, Any] | None]:
             now, then = found.tensor(name), version.tensor(parts[name].param, threads=1)
-            if now.dtype is then.dtype and now.shape == then.shape and same_bits(then, now):
+            if then.same_bits(now):
                 return name, None
             return name, {"name": name, "relative": _relative(then, now)}
 

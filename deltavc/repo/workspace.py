@@ -96,7 +96,6 @@ def holds(repo: Repository, commit: CommitId, folder: Path) -> bool:
     Returns:
         Whether it does; False as well when that cannot be found out.
     """
-    from deltavc.delta.encode import same_bits
     from deltavc.formats.checkpoint import open_checkpoint
     from deltavc.formats.writer_plan import index_files
     from deltavc.repo.version import open_version
@@ -115,14 +114,11 @@ def holds(repo: Repository, commit: CommitId, folder: Path) -> bool:
             parts = list(version.parts())
             if {part.name for part in parts} != set(found.entries):
                 return False
-            for part in parts:
-                now, then = found.tensor(part.name), version.tensor(part.param)
-                same_form = now.dtype is then.dtype and now.shape == then.shape
-                if not same_form or not same_bits(then, now):
-                    return False
+            return all(
+                version.tensor(part.param).same_bits(found.tensor(part.name)) for part in parts
+            )
     except (DeltavcError, OSError):
         return False
-    return True
 
 
 def lock(repo: Repository, command: str) -> RepositoryLock:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deltavc.delta import kinds
-from deltavc.delta.encode import EFFORTS, encode_tensor, same_bits
+from deltavc.delta.encode import EFFORTS, encode_tensor
 from deltavc.delta.exact import decode_exact
 from deltavc.delta.ordinals import round_bits, widen
 from deltavc.delta.rankfind import Pair, find_factors, probe, refine
@@ -239,15 +239,15 @@ def test_same_bits_sees_one_bit_anywhere(at, offset):
     raw = np.zeros(200_001 + 8, dtype=np.uint8)[offset:]
     first = Tensor(DTYPES["U8"], (200_001,), raw[:200_001])
     bits = first.bits.copy()
-    assert same_bits(first, Tensor(DTYPES["U8"], (200_001,), bits))
+    assert first.same_bits(Tensor(DTYPES["U8"], (200_001,), bits))
     bits[at] = 1
-    assert not same_bits(first, Tensor(DTYPES["U8"], (200_001,), bits))
+    assert not first.same_bits(Tensor(DTYPES["U8"], (200_001,), bits))
 
 
 def test_same_bits_minds_dtype_and_shape():
     base = weights("F32", (4, 6))
-    assert not same_bits(base, Tensor(base.dtype, (6, 4), base.bits))
-    assert not same_bits(base, Tensor(DTYPES["I32"], (4, 6), base.bits))
+    assert not base.same_bits(Tensor(base.dtype, (6, 4), base.bits))
+    assert not base.same_bits(Tensor(DTYPES["I32"], (4, 6), base.bits))
 
 
 def test_the_probe_is_not_deceived():
