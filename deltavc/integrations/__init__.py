@@ -1,0 +1,1 @@
+"""What other frameworks need to use deltavc from inside; optional extras."""

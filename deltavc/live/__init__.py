@@ -1,0 +1,1 @@
+"""A resident torch model that moves between versions in place."""

@@ -1,0 +1,1 @@
+"""Strategies: how changes of one parameter on several sides become one; pure functions of deltas."""
