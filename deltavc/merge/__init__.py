@@ -1,1 +1,1 @@
-"""Strategies: how changes of one parameter on several sides become one; pure functions of deltas."""
+"""Strategies: how the increments of several sides become one; pure functions of deltas."""
