@@ -4,6 +4,7 @@ VENV := .venv
 PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 PY := $(VENV)/bin/python
 JOBS ?= 2
+NATIVE := $(wildcard deltavc/delta/native/*.[ch])
 
 .PHONY: help install demo test lint bench docs format clean
 .DEFAULT_GOAL := help
@@ -44,7 +45,7 @@ $(VENV)/.made:
 	@touch $@
 
 # torch first and by its exact version: a looser request can bring a CUDA build of several GB.
-$(VENV)/.installed: $(VENV)/.made pyproject.toml constraints.txt
+$(VENV)/.installed: $(VENV)/.made pyproject.toml constraints.txt hatch_build.py $(NATIVE)
 	$(PIP) "$$(grep '^torch==' constraints.txt)"
 	$(PIP) -e .
 	@touch $@
