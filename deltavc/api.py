@@ -29,6 +29,7 @@ from deltavc.repo.session import Progress, Session, no_progress
 if TYPE_CHECKING:
     import torch
 
+    from deltavc.live.model import LiveModel
     from deltavc.repo import results
 
 __all__ = ["Repository", "init", "open"]
@@ -328,6 +329,34 @@ class Repository:
 
         where = None if base_path is None else Path(base_path)
         return load(self._repo, rev, params=params, base_path=where)
+
+    def live(
+        self,
+        module: torch.nn.Module,
+        rev: str = "HEAD",
+        *,
+        staging: str = "beside",
+        base: str = "mapped",
+        base_path: PathLike | None = None,
+    ) -> LiveModel:
+        """Makes a resident torch module live: it moves between versions where it lies.
+
+        Args:
+            module: A module in CPU memory, of the base's architecture and dtype. It
+                need not hold any version: it is brought to ``rev`` at once.
+            rev: The first revision.
+            staging: ``beside`` rebuilds beside and exchanges pointers, so that requests
+                hardly wait; ``in-place`` needs no such memory, and requests wait.
+            base: ``mapped`` reads the base from its files, ``memory`` from a copy.
+            base_path: Where the base's files are now.
+
+        Returns:
+            The live model: ``switch``, ``rollback``, ``verify``, ``serving``, ``revision``.
+        """
+        from deltavc.repo.living import live
+
+        where = None if base_path is None else Path(base_path)
+        return live(self._repo, module, rev, staging=staging, base=base, base_path=where)
 
     # safety ---------------------------------------------------------------
 
