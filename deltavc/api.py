@@ -284,6 +284,35 @@ class Repository:
 
         return changes.cherry_pick(self._repo, revs, message=message)
 
+    def merge(
+        self,
+        revs: Sequence[str],
+        *,
+        message: str | None = None,
+        strategy: str | None = None,
+        options: Mapping[str, object] | None = None,
+        resolve: Sequence[str] = (),
+        max_rank: int | None = None,
+        rel_error: float | None = None,
+        fast_forward: str = "auto",
+        dry_run: bool = False,
+    ) -> results.Merged:
+        """Merges other lines of adaptation into HEAD, three-way from the merge base."""
+        from deltavc.repo import merge
+
+        return merge.merge(
+            self._repo,
+            revs,
+            message=message,
+            strategy=strategy,
+            options=options,
+            resolve=resolve,
+            max_rank=max_rank,
+            rel_error=rel_error,
+            fast_forward=fast_forward,
+            dry_run=dry_run,
+        )
+
     # rebuild --------------------------------------------------------------
 
     def checkout(

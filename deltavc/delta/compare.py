@@ -22,13 +22,14 @@ from deltavc.delta.sparse import decode_sparse
 from deltavc.delta.tensor import Tensor
 from deltavc.errors import ObjectCorrupt, ShapeMismatch
 
-__all__ = ["Comparison", "Terms", "compare", "norm"]
+__all__ = ["Comparison", "Terms", "compare", "norm", "opposed_share"]
 
 Matrix = NDArray[np.float64]
 Terms = Sequence[tuple[Delta, Fraction]]
 _Band = Callable[[int, int], Matrix]
 
 _BAND = 1 << 16
+_SAMPLE = 1 << 20  # elements that tell a share to 0.1 %
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,32 @@ def compare(a_terms: Terms, b_terms: Terms, base: Tensor | None) -> Comparison:
     size = sizes[0] * sizes[1]
     cosine = max(-1.0, min(1.0, inner / size)) if size else math.nan
     return Comparison(sizes[0], sizes[1], sizes[2], cosine, ranks[0], ranks[1])
+
+
+def opposed_share(a_terms: Terms, b_terms: Terms, base: Tensor | None) -> float | None:
+    """Returns how often two changes of one parameter pull an element in opposite directions.
+
+    Args:
+        a_terms: Deltas of the one change with their coefficients.
+        b_terms: Deltas of the other.
+        base: The base's tensor, needed by deltas that are relative to it.
+
+    Returns:
+        The share of opposed signs among the elements that both change, counted on
+        evenly spaced rows of at most 2^20 elements; None if no element is in both.
+
+    Raises:
+        ShapeMismatch: A delta has no difference from this base.
+    """
+    rows, columns = _matrix_shape([*a_terms, *b_terms])
+    one, other = (_band_of(terms, base, columns) for terms in (a_terms, b_terms))
+    count = min(rows, max(1, _SAMPLE // max(1, columns)))
+    opposed = both = 0
+    for row in (np.arange(count) * rows // max(1, count)).tolist():
+        signs = np.sign(one(row, row + 1)) * np.sign(other(row, row + 1))
+        opposed += int(np.count_nonzero(signs < 0))
+        both += int(np.count_nonzero(signs))
+    return opposed / both if both else None
 
 
 def _densely(a_terms: Terms, b_terms: Terms, base: Tensor | None) -> tuple[list[float], float]:

@@ -25,6 +25,7 @@ __all__ = [
     "FileInfo",
     "Manifest",
     "Measurement",
+    "Recipe",
     "RefChange",
     "Source",
     "Tag",
@@ -149,7 +150,8 @@ class Commit(_Record, frozen=True):
     ``errors`` is empty for an exact commit; else it holds, per parameter, the
     measured relative Frobenius error of the stored change against the given one.
     ``contents`` counts the parameters by kind and holds the largest rank under
-    ``rank``, so that history can be told without opening a delta.
+    ``rank``, so that history can be told without opening a delta. ``recipe`` is
+    how a merge came about.
     """
 
     manifest: ManifestId
@@ -165,6 +167,33 @@ class Commit(_Record, frozen=True):
     run: str | None = None
     errors: dict[str, float] = {}
     contents: dict[str, int] = {}
+    recipe: ObjectId | None = None
+
+
+class Recipe(_Record, frozen=True):
+    """How a merge came about: done again from the parents, it gives the same manifest.
+
+    Attributes:
+        bases: The merge bases; several were combined by ``sum``, none means that the
+            parents share no history and the base itself stood for it.
+        strategy: Settings of the strategy, its name under ``strategy``; empty for none.
+        rules: Who decides what, as given (``GLOB=CHOICE``); the first that fits counts.
+        rule_options: Options of the strategies that the rules name.
+        max_rank: Largest rank of what was combined, where it was asked for.
+        rel_error: Largest relative error of it, likewise.
+        outcomes: How each parameter or file that some side changed was decided: a side
+            (``ours``, ``theirs``, ``theirs:2``), ``equal``, ``base``, ``rows``, ``keys`` or a strategy.
+        facts: What the strategies say of parameters, such as the share of nonzeros.
+    """
+
+    bases: tuple[CommitId, ...] = ()
+    strategy: dict[str, str] = {}
+    rules: tuple[str, ...] = ()
+    rule_options: dict[str, str] = {}
+    max_rank: int | None = None
+    rel_error: float | None = None
+    outcomes: dict[str, str] = {}
+    facts: dict[str, dict[str, float | int | str]] = {}
 
 
 class Tag(_Record, frozen=True):

@@ -454,7 +454,11 @@ def _bounded(
 
 
 def term_check(
-    repo: Repository, vector: Vector, names: Sequence[str], origin: Callable[[str], Tensor | None]
+    repo: Repository,
+    vector: Vector,
+    names: Sequence[str],
+    origin: Callable[[str], Tensor | None],
+    load: Callable[[DeltaId], Delta] | None = None,
 ) -> None:
     """Makes sure that changed parameters can be rebuilt before they are recorded.
 
@@ -465,16 +469,18 @@ def term_check(
         vector: The version to record.
         names: The parameters to look at.
         origin: Gives the base's tensor of a name.
+        load: Gives a delta; default: from the store.
 
     Raises:
         MergeConflict: Replacements do not combine.
     """
     from deltavc.delta.rebuild import Rebuild, Term
 
+    read = load or repo.delta
     cache: dict[DeltaId, Delta] = {}
     for name in names:
         terms = vector.params.get(name, {})
         if len(terms) <= 1 and all(c == 1 for c in terms.values()):
             continue
-        loaded = [Term(cache.setdefault(oid, repo.delta(oid)), c) for oid, c in terms.items()]
+        loaded = [Term(cache.setdefault(oid, read(oid)), c) for oid, c in terms.items()]
         Rebuild(origin(name), loaded, name=name)

@@ -27,7 +27,7 @@ from deltavc.errors import (
     UsageError,
 )
 from deltavc.formats.files import kind_of, open_regular, shown
-from deltavc.ids import BaseId, CommitId, ManifestId
+from deltavc.ids import BaseId, CommitId, ManifestId, ObjectId
 from deltavc.records.model import Commit, DataRef, Measurement, Source
 from deltavc.repo.change import TOOL, Change
 from deltavc.repo.encoding import (
@@ -43,6 +43,7 @@ from deltavc.repo.repository import HEAD, branch_ref
 from deltavc.repo.results import Committed
 
 if TYPE_CHECKING:
+    from deltavc.ledger.state import State
     from deltavc.repo.repository import Repository
 
 __all__ = ["About", "commit", "record_version"]
@@ -63,6 +64,7 @@ class About:
         source: What it was read from.
         errors: Measured relative errors of approximated parameters.
         contents: Parameters by kind.
+        recipe: How a merge came about.
     """
 
     message: str
@@ -73,6 +75,7 @@ class About:
     source: Source | None = None
     errors: Mapping[str, float] = field(default_factory=dict)
     contents: Mapping[str, int] = field(default_factory=dict)
+    recipe: ObjectId | None = None
 
 
 def commit(
@@ -94,6 +97,7 @@ def commit(
     run: str | None = None,
     allow_pickle: bool = False,
     dry_run: bool = False,
+    branch: str | None = None,
 ) -> Committed:
     """Records what the model is.
 
@@ -120,6 +124,8 @@ def commit(
         run: The training run.
         allow_pickle: Read a pickle with the weights-only loader.
         dry_run: Report what would be stored; write nothing.
+        branch: Record on this branch and leave HEAD where it is; a new one starts
+            from HEAD. What is told of HEAD then holds for the branch.
 
     Returns:
         What was recorded; ``changed`` is False when HEAD holds it already.
@@ -133,9 +139,11 @@ def commit(
     options = Options(effort, max_rank, rel_error, Selection(tuple(params), tuple(exclude)))
     _check(options, message, stack)
     _check_values(kind, labels or {}, kpis or {})
+    if branch is not None:
+        check_name(branch, "branch")
     where = _source(repo, source)
     state = repo.state()
-    head = repo.head_commit(state)
+    head = _tip(repo, state, branch)
     with ExitStack() as stack_of:
         pack = None if dry_run else stack_of.enter_context(repo.store.pack())
         sink = ObjectSink(repo.store, pack)
@@ -158,19 +166,20 @@ def commit(
             oid, changed = None, head is None or repo.vector(head) != encoding.vector
         else:
             with repo.change("commit") as change:
-                if depends and repo.head_commit(change.state) != head:
+                now = _tip(repo, change.state, branch)
+                if depends and now != head:
                     raise RefMoved(
-                        "HEAD moved while the commit was made on top of it",
+                        f"{branch or HEAD} moved while the commit was made on top of it",
                         expected=head,
-                        found=repo.head_commit(change.state),
+                        found=now,
                     )
-                oid, changed = record_version(repo, change, sink, encoding.vector, about)
+                vector = encoding.vector
+                oid, changed = record_version(repo, change, sink, vector, about, branch=branch)
                 if sink.ids:  # also objects that HEAD needs and the store had lost
                     pack.finish()
-        branch = repo.head_branch(state)
     return Committed(
         commit=oid if changed else head,
-        branch=branch,
+        branch=branch if branch is not None else repo.head_branch(state),
         message=message,
         source=origin.kind,
         base=opened.id,
@@ -199,6 +208,7 @@ def record_version(
     *,
     parents: tuple[CommitId, ...] | None = None,
     expected_head: CommitId | None = None,
+    branch: str | None = None,
 ) -> tuple[CommitId | None, bool]:
     """Adds manifest, commit and measurements to the sink and moves HEAD's branch, under the lock.
 
@@ -210,6 +220,8 @@ def record_version(
         about: Message and the rest.
         parents: Parents; default: HEAD.
         expected_head: Where HEAD must stand, when the version was computed from it.
+        branch: A branch to move instead of HEAD's; its tip, or HEAD where it is new,
+            then stands for HEAD.
 
     Returns:
         The commit's id and whether there is anything new to record.
@@ -217,12 +229,14 @@ def record_version(
     Raises:
         RefMoved: HEAD stands somewhere else than expected.
     """
-    head = repo.head_commit(change.state)
+    head = _tip(repo, change.state, branch)
     if expected_head is not None and head != expected_head:
         raise RefMoved("HEAD moved while the command ran", expected=expected_head, found=head)
     manifest = ManifestId(sink.record("manifest", vector.to_manifest()))
     if head is not None and parents is None and repo.commit(head).manifest == manifest:
         _measure(repo, change, sink, head, about.kpis)
+        if branch is not None and branch_ref(branch) not in change.state.refs:
+            change.set(branch_ref(branch), head)
         return head, False
     record = Commit(
         manifest=manifest,
@@ -238,12 +252,12 @@ def record_version(
         run=about.run,
         errors=dict(about.errors),
         contents=dict(about.contents),
+        recipe=about.recipe,
     )
     oid = CommitId(sink.record("commit", record))
     _measure(repo, change, sink, oid, about.kpis)
-    branch = repo.head_branch(change.state)
-    ref = HEAD if branch is None else branch_ref(branch)
-    change.set(ref, oid)
+    onto = branch if branch is not None else repo.head_branch(change.state)
+    change.set(HEAD if onto is None else branch_ref(onto), oid)
     change.summary = f"{change.command} {oid[:10]}: {about.message.partition(chr(10))[0][:60]}"
     change.note("commits", oid)
     stats = change.detail.setdefault("stats", {})
@@ -251,6 +265,12 @@ def record_version(
     stats[oid] = {"params": len(vector.params), "stored": sink.stored - before}
     change.touch(*sink.ids)
     return oid, True
+
+
+def _tip(repo: Repository, state: State, branch: str | None) -> CommitId | None:
+    """Returns the commit that a new one is made on: a branch's tip, or HEAD."""
+    tip = state.refs.get(branch_ref(branch)) if branch is not None else None
+    return CommitId(ObjectId(tip)) if tip else repo.head_commit(state)
 
 
 def _measure(

@@ -30,7 +30,7 @@ from deltavc.ledger.log import EventLog
 from deltavc.ledger.protocol import START, Head
 from deltavc.ledger.state import State, replay
 from deltavc.records import canonical
-from deltavc.records.model import Base, BaseSource, Commit, Manifest
+from deltavc.records.model import Base, BaseSource, Commit, Manifest, Recipe
 from deltavc.repo.layout import Layout, discover
 from deltavc.store import ObjectStore
 
@@ -340,6 +340,10 @@ class Repository:
     def manifest(self, oid: ManifestId) -> Manifest:
         """Returns a manifest."""
         return self._record("manifest", oid, Manifest)
+
+    def recipe(self, oid: ObjectId) -> Recipe:
+        """Returns how a merge came about."""
+        return self._record("recipe", oid, Recipe)
 
     def base(self, oid: BaseId) -> Base:
         """Returns a base."""

@@ -27,6 +27,9 @@ __all__ = [
     "KindRow",
     "LogRow",
     "MeasurementRow",
+    "MergeConflictRow",
+    "MergeRow",
+    "Merged",
     "OperationRow",
     "Shown",
     "Status",
@@ -114,6 +117,61 @@ class Committed(_Result, frozen=True):
     seconds: float
     dry_run: bool = False
     ignored: list[str] = []
+
+
+class MergeConflictRow(_Result, frozen=True):
+    """A parameter or file that sides changed in different ways.
+
+    ``norms`` has a change's Frobenius norm for each side, ``cosine`` the angle between the
+    first two that changed it, ``opposed`` the share of the elements that both change in which
+    they do so with opposite signs, on a sample of at most 2^20 elements.
+    ``parts`` are rows of a parameter, or keys of a file.
+    """
+
+    name: str
+    reason: str
+    parts: list[str] = []
+    norms: list[float | None] = []
+    cosine: float | None = None
+    opposed: float | None = None
+
+
+class MergeRow(_Result, frozen=True):
+    """How a parameter or file was decided: a side, ``equal``, ``rows``, ``keys`` or a strategy."""
+
+    name: str
+    outcome: str
+    facts: dict[str, float | int | str] = {}
+    error: float | None = None
+    norms: list[float | None] = []
+    cosine: float | None = None
+    opposed: float | None = None
+
+
+class Merged(_Result, frozen=True):
+    """What a merge recorded, or with ``dry_run`` would record.
+
+    ``kind`` is ``merge``, ``fast-forward`` or ``up-to-date``; ``sides`` are the merged
+    commits, ours first; ``unchanged`` counts the parameters that no side changed.
+    """
+
+    kind: str
+    commit: str | None
+    branch: str | None
+    message: str
+    base: str
+    base_name: str
+    merge_bases: list[str]
+    sides: list[str]
+    strategy: dict[str, str]
+    rows: list[MergeRow]
+    unchanged: int
+    bytes_stored: int
+    errors: dict[str, float]
+    seconds: float
+    changed: bool
+    dry_run: bool = False
+    taken_back_by: str | None = None
 
 
 class MeasurementRow(_Result, frozen=True):
