@@ -34,7 +34,7 @@ from deltavc.errors import MergeConflict, NonFiniteTensor, ShapeMismatch, Unsupp
 from deltavc.ids import short
 from deltavc.records import canonical
 
-__all__ = ["Rebuild", "Term"]
+__all__ = ["Rebuild", "Term", "increment_form"]
 
 TASK = 1 << 22  # elements that one thread takes at a time; each ends with 0.2 ms of settling
 
@@ -388,6 +388,28 @@ def _form(
     if base is not None and replaced and len(planes) + len(own) > 1:
         _check_finite_beside(base, anchor, name)
     return LinearForm(anchor, own + planes, factors)
+
+
+def increment_form(
+    base: Tensor | None, terms: Sequence[Term], shape: tuple[int, ...], name: str
+) -> LinearForm:
+    """Returns the sum of a vector by itself, without W0, as float32.
+
+    Args:
+        base: The base's tensor; None for a parameter that the base lacks.
+        terms: The vector, without replacements.
+        shape: The parameter's shape.
+        name: Its name, for messages.
+
+    Returns:
+        The sum; its anchor is a zero that takes no memory and is no plane of it.
+    """
+    count = int(np.prod(shape, dtype=np.int64))
+    nothing = np.broadcast_to(np.zeros(1, dtype=np.uint32), (count,))
+    anchor = Tensor(dtype_named("F32"), shape, nothing)
+    form = _form(base, anchor, _collected(terms), True, name)
+    planes = [plane for plane in form.planes if plane.values is not anchor]
+    return LinearForm(anchor, planes, form.factors)
 
 
 def _factors(term: Term, name: str) -> Factors:
