@@ -168,6 +168,7 @@ class Repository:
         run: str | None = None,
         allow_pickle: bool = False,
         dry_run: bool = False,
+        branch: str | None = None,
     ) -> results.Committed:
         """Records what the model is; see :func:`deltavc.repo.record.commit`."""
         from deltavc.repo import record
@@ -190,6 +191,7 @@ class Repository:
             run=run,
             allow_pickle=allow_pickle,
             dry_run=dry_run,
+            branch=branch,
         )
 
     def status(self, *, hash: bool = True) -> results.Status:  # noqa: A002 - the option's name
@@ -358,6 +360,23 @@ class Repository:
 
         where = None if base_path is None else Path(base_path)
         return load(self._repo, rev, params=params, base_path=where)
+
+    def files(
+        self, rev: str = "HEAD", *, base_path: PathLike | None = None
+    ) -> dict[str, bytes]:
+        """Returns the files that go with a revision's weights: config, tokenizer and the like.
+
+        Args:
+            rev: The revision.
+            base_path: Where the base's files are now.
+
+        Returns:
+            Relative path to contents.
+        """
+        from deltavc.repo.loading import files
+
+        where = None if base_path is None else Path(base_path)
+        return files(self._repo, rev, base_path=where)
 
     def live(
         self,

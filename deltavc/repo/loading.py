@@ -1,4 +1,4 @@
-"""A revision as a state dict in memory."""
+"""A revision in memory: its state dict, and the files that go with it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deltavc.delta.torchview import to_torch
+from deltavc.errors import BaseUnavailable
 from deltavc.repo.parallel import unordered
 from deltavc.repo.revisions import resolve
 from deltavc.repo.version import Part, open_version
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from deltavc.repo.repository import Repository
 
-__all__ = ["load"]
+__all__ = ["files", "load"]
 
 
 def load(
@@ -49,3 +50,31 @@ def load(
     largest_first = sorted(parts, key=lambda part: -version.nbytes(part.param))
     tensors = dict(unordered(one, largest_first, repo.session.threads))
     return {part.name: tensors[part.name] for part in parts}
+
+
+def files(repo: Repository, rev: str, *, base_path: Path | None = None) -> dict[str, bytes]:
+    """Returns the files that go with a revision's weights.
+
+    Args:
+        repo: The repository.
+        rev: The revision.
+        base_path: Where the base's files are now.
+
+    Returns:
+        Relative path to contents.
+
+    Raises:
+        BaseUnavailable: The base's files cannot be found or read.
+        BaseMismatch: They are not the base's any more.
+    """
+    version = open_version(repo, resolve(repo, rev), base_path=base_path)
+    found = {}
+    for name, content in version.files().items():
+        if isinstance(content, bytes):
+            found[name] = content
+            continue
+        try:
+            found[name] = content.read_bytes()
+        except OSError as error:
+            raise BaseUnavailable(f"'{content}' cannot be read: {error.strerror}") from error
+    return found

@@ -27,7 +27,7 @@ from deltavc.errors import (
     UsageError,
 )
 from deltavc.formats.files import kind_of, open_regular, shown
-from deltavc.ids import BaseId, CommitId, ManifestId, ObjectId
+from deltavc.ids import BaseId, CommitId, ManifestId, ObjectId, check_name
 from deltavc.records.model import Commit, DataRef, Measurement, Source
 from deltavc.repo.change import TOOL, Change
 from deltavc.repo.encoding import (
