@@ -1,170 +1,55 @@
-"""The kinds of delta object, and their bodies.
+"""The kinds of delta object, and how they are made.
 
 A delta is the change of one parameter against the frozen base. This module
-holds what a delta *is*; :mod:`deltavc.delta.encode` makes them,
-:mod:`deltavc.delta.rebuild` adds them up. Bodies are told in
-``docs/reference/format/delta.md``.
+makes deltas of each kind from their parts; :mod:`deltavc.delta.body` holds what
+a delta *is*, :mod:`deltavc.delta.encode` chooses among kinds,
+:mod:`deltavc.delta.rebuild` adds deltas up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace as replace_fields
 from fractions import Fraction
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from deltavc.codec.digest import Buffer, object_id
-from deltavc.delta.tensor import DTYPES, Tensor
-from deltavc.errors import ObjectCorrupt
-from deltavc.ids import DeltaId
-from deltavc.records import canonical
+from deltavc.delta.body import Delta, Stream, from_body, make
+from deltavc.delta.fits import PARAMS as ROTATION_PARAMS
+from deltavc.delta.fits import check_header
+from deltavc.delta.tensor import Tensor
+from deltavc.errors import UnsupportedFormat
+from deltavc.ids import BlobId
 from deltavc.records.delta import (
-    DeltaHeader,
+    ColScaleHeader,
     DenseHeader,
-    ExactHeader,
+    DoraHeader,
     LowRankHeader,
+    ProductHeader,
     ReplaceHeader,
-    SparseHeader,
-    StreamInfo,
+    RightMulHeader,
+    RowScaleHeader,
+    TensorInfo,
 )
-from deltavc.records.model import fraction_from_text, fraction_to_text
+from deltavc.records.model import fraction_to_text
 
 __all__ = [
-    "ADDITIVE",
     "Delta",
     "Stream",
+    "colscale",
     "dense",
+    "dora",
     "from_body",
     "lowrank",
+    "make",
+    "product",
     "replace",
     "replace_rows",
+    "rightmul",
+    "rowscale",
 ]
-
-MAX_HEADER = 1 << 20
-_DECODER: msgspec.json.Decoder[Any] = msgspec.json.Decoder(DeltaHeader)
-ADDITIVE = (LowRankHeader, ExactHeader, SparseHeader, DenseHeader)
-
-
-@dataclass(frozen=True)
-class Stream:
-    """One stream of a delta's body.
-
-    Attributes:
-        name: Its name in the header.
-        data: Its bytes.
-        planes: Width in bytes of the elements whose byte planes compress
-            better apart; 1 for none. A hint to the store, not part of the body.
-    """
-
-    name: str
-    data: Buffer
-    planes: int = 1
-
-    @property
-    def length(self) -> int:
-        """Length in bytes."""
-        return memoryview(self.data).nbytes
-
-
-@dataclass(frozen=True, eq=False)
-class Delta:
-    """A delta: its header and its streams."""
-
-    header: Any  # one of DeltaHeader
-    streams: tuple[Stream, ...]
-
-    def stream(self, name: str) -> memoryview:
-        """Returns the bytes of the stream of this name.
-
-        Args:
-            name: The stream's name.
-
-        Returns:
-            Its bytes.
-
-        Raises:
-            ObjectCorrupt: There is none.
-        """
-        for stream in self.streams:
-            if stream.name == name:
-                return memoryview(stream.data).cast("B")
-        raise ObjectCorrupt(f"a {self.kind} delta lacks its stream '{name}'")
-
-    @property
-    def kind(self) -> str:
-        """Kind by name: lowrank, exact, sparse, dense, replace."""
-        return str(self.header.__struct_config__.tag)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the parameter."""
-        shape: tuple[int, ...] = self.header.shape
-        return shape
-
-    def parts(self) -> list[Buffer]:
-        """Returns the body in parts: header line, then the streams."""
-        return [canonical.encode(self.header) + b"\n", *(s.data for s in self.streams)]
-
-    def id(self) -> DeltaId:
-        """Returns the object id."""
-        return DeltaId(object_id("delta", self.parts()))
-
-    # low-rank factors -----------------------------------------------------
-
-    @property
-    def scale(self) -> Fraction:
-        """Scale of low-rank factors."""
-        return fraction_from_text(self.header.scale)
-
-    def factor(self, name: str) -> Tensor:
-        """Returns the factor ``b`` or ``a`` of a low-rank delta, as found."""
-        header: LowRankHeader = self.header
-        dtype = DTYPES[header.b_dtype if name == "b" else header.a_dtype]
-        shape = header.b_shape if name == "b" else header.a_shape
-        return Tensor.from_buffer(dtype, shape, self.stream(name))
-
-    @property
-    def rank(self) -> int:
-        """Inner dimension of low-rank factors."""
-        header: LowRankHeader = self.header
-        return header.a_shape[0]
-
-    def matrices(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Returns float64 factors (L, R) with parameter matrix = scale * L @ R.
-
-        Shapes:
-            L: (rows, r), R: (r, columns), where (rows, columns) is the
-            parameter seen as a matrix: first dimension, product of the others.
-        """
-        header: LowRankHeader = self.header
-        b = self.factor("b").to_float64().reshape(header.b_shape[0], -1)
-        a = self.factor("a").to_float64().reshape(header.a_shape[0], -1)
-        if header.transposed:
-            b, a = np.ascontiguousarray(a.T), np.ascontiguousarray(b.T)
-        return b, a
-
-    # whole values ---------------------------------------------------------
-
-    def values(self) -> Tensor:
-        """Returns the values of a dense delta or a replacement (of its rows, if by rows)."""
-        header = self.header
-        shape = header.shape
-        if isinstance(header, ReplaceHeader) and header.rows:
-            shape = (header.rows, *header.shape[1:])
-        return Tensor.from_buffer(DTYPES[header.dtype], shape, self.stream("values"))
-
-    def row_index(self) -> NDArray[np.uint64]:
-        """Returns the row numbers of a replacement by rows."""
-        return np.frombuffer(self.stream("index"), dtype="<u8")
-
-
-def _delta(make: Any, streams: Sequence[Stream], **fields: Any) -> Delta:
-    infos = tuple(StreamInfo(s.name, s.length) for s in streams)
-    return Delta(make(streams=infos, **fields), tuple(streams))
 
 
 def lowrank(
@@ -189,7 +74,7 @@ def lowrank(
     Returns:
         The delta.
     """
-    return _delta(
+    return make(
         LowRankHeader,
         [Stream("b", b.raw(), b.dtype.size), Stream("a", a.raw(), a.dtype.size)],
         shape=shape,
@@ -205,7 +90,7 @@ def lowrank(
 
 def dense(values: Tensor) -> Delta:
     """Returns the delta of a parameter that the base lacks, from finite values."""
-    return _delta(
+    return make(
         DenseHeader,
         [Stream("values", values.raw(), values.dtype.size)],
         shape=values.shape,
@@ -215,7 +100,7 @@ def dense(values: Tensor) -> Delta:
 
 def replace(values: Tensor) -> Delta:
     """Returns a replacement of a whole parameter: any dtype, any shape, any bits."""
-    return _delta(
+    return make(
         ReplaceHeader,
         [Stream("values", values.raw(), values.dtype.size)],
         shape=values.shape,
@@ -225,7 +110,7 @@ def replace(values: Tensor) -> Delta:
 
 def replace_rows(index: NDArray[np.uint64], values: Tensor, shape: tuple[int, ...]) -> Delta:
     """Returns a replacement of some rows: ascending row numbers and their values."""
-    return _delta(
+    return make(
         ReplaceHeader,
         [
             Stream("index", np.ascontiguousarray(index, dtype="<u8").view(np.uint8).data, 8),
@@ -237,77 +122,182 @@ def replace_rows(index: NDArray[np.uint64], values: Tensor, shape: tuple[int, ..
     )
 
 
-def make(header_type: Any, streams: Sequence[Stream], **fields: Any) -> Delta:
-    """Returns a delta of any kind from its streams and header fields."""
-    return _delta(header_type, streams, **fields)
-
-
-def from_body(body: memoryview) -> Delta:
-    """Reads a delta from an object's body without copying its streams.
+def rowscale(v: Tensor, offset: Fraction, *, shape: tuple[int, ...]) -> Delta:
+    """Returns scaled rows: ``diag(v + offset) * W0``.
 
     Args:
-        body: The body, already checked against its id.
+        v: One number for each row of the parameter as a matrix, in any shape.
+        offset: What is added to each; -1 where v is what the weights are multiplied by.
+        shape: The parameter's shape; one dimension, such as a bias's, is a matrix of one column.
 
     Returns:
         The delta.
 
     Raises:
-        ObjectCorrupt: The body is not that of a delta.
+        ObjectCorrupt: ``v`` does not fit the shape.
     """
-    end = bytes(body[:MAX_HEADER]).find(b"\n")
-    if end < 0:
-        raise ObjectCorrupt("a delta has no header line")
-    line = bytes(body[:end])
-    try:
-        header = _DECODER.decode(line)
-    except msgspec.MsgspecError as error:
-        raise ObjectCorrupt(f"a delta's header cannot be read: {error}") from error
-    if canonical.encode(header) != line:
-        raise ObjectCorrupt("a delta's header is not in canonical form")
-    streams, at = [], end + 1
-    for info in header.streams:
-        streams.append(Stream(info.name, body[at : at + info.length]))
-        at += info.length
-    if at != body.nbytes:
-        raise ObjectCorrupt("a delta's streams do not fill its body")
-    _check(header)
-    return Delta(header, tuple(streams))
+    return _of_tensors(RowScaleHeader, {"v": v}, shape=shape, offset=fraction_to_text(offset))
 
 
-def _size(shape: tuple[int, ...], dtype: str) -> int:
-    count = 1
-    for dim in shape:
-        if dim < 0:
-            raise ObjectCorrupt("a delta has a negative dimension")
-        count *= dim
-    if dtype not in DTYPES:
-        raise ObjectCorrupt(f"a delta has the unknown dtype '{dtype[:20]}'")
-    return count * DTYPES[dtype].size
+def colscale(v: Tensor, offset: Fraction, *, shape: tuple[int, ...]) -> Delta:
+    """Returns scaled columns: ``W0 * diag(v + offset)``.
+
+    Args:
+        v: One number for each index of the parameter's second dimension, in any
+            shape; for a convolution that is the input channel, and all its
+            columns of the parameter as a matrix share the number.
+        offset: What is added to each; -1 where v is what the weights are multiplied by.
+        shape: The parameter's shape, of two dimensions or more.
+
+    Returns:
+        The delta.
+
+    Raises:
+        ObjectCorrupt: ``v`` does not fit the shape.
+    """
+    return _of_tensors(ColScaleHeader, {"v": v}, shape=shape, offset=fraction_to_text(offset))
 
 
-def _check(header: Any) -> None:
-    """Refuses headers whose stream lengths do not follow from their shapes."""
-    lengths = {info.name: info.length for info in header.streams}
-    wanted: dict[str, int] = {}
-    if isinstance(header, LowRankHeader):
-        wanted = {
-            "b": _size(header.b_shape, header.b_dtype),
-            "a": _size(header.a_shape, header.a_dtype),
-        }
-        b, a, shape = header.b_shape, header.a_shape, header.shape
-        ok = len(b) >= 2 and len(a) >= 2 and len(shape) >= 2
-        ok = ok and _size(b, "U8") == b[0] * a[0]
-        product = (b[0], _size(a[1:], "U8"))
-        if header.transposed:
-            product = product[::-1]
-        if not ok or product != (shape[0], _size(shape[1:], "U8")):
-            raise ObjectCorrupt("a low-rank delta's factors do not fit its shape")
-    elif isinstance(header, ReplaceHeader) and header.rows:
-        wanted = {
-            "index": 8 * header.rows,
-            "values": _size((header.rows, *header.shape[1:]), header.dtype),
-        }
-    elif isinstance(header, DenseHeader | ReplaceHeader):
-        wanted = {"values": _size(header.shape, header.dtype)}
-    if any(lengths.get(name) != length for name, length in wanted.items()):
-        raise ObjectCorrupt("a delta's streams do not fit its shape")
+def dora(
+    b: Tensor,
+    a: Tensor,
+    m: Tensor,
+    gain: NDArray[np.float64],
+    scale: Fraction,
+    *,
+    shape: tuple[int, ...],
+    transposed: bool = False,
+    layer: str = "linear",
+) -> Delta:
+    """Returns a low-rank change with a gain: ``diag(gain) * (W0 + scale * B @ A) - W0``.
+
+    Args:
+        b: As for :func:`lowrank`.
+        a: As for :func:`lowrank`.
+        m: The magnitude as found, one number for each output feature, in any shape.
+        gain: The magnitude over the norm, see :func:`deltavc.delta.dora.gains`.
+        scale: As for :func:`lowrank`.
+        shape: The parameter's shape.
+        transposed: The parameter is the transpose of B @ A; gains are then of its columns.
+        layer: linear, embedding or conv.
+
+    Returns:
+        The delta.
+
+    Raises:
+        ObjectCorrupt: The tensors do not fit the shape.
+    """
+    tensors = {"a": a, "b": b, "gain": Tensor.from_array(gain), "m": m}
+    return _of_tensors(
+        DoraHeader,
+        tensors,
+        shape=shape,
+        scale=fraction_to_text(scale),
+        transposed=transposed,
+        layer=layer,
+    )
+
+
+def product(
+    form: str,
+    tensors: Mapping[str, Tensor],
+    scale: Fraction,
+    *,
+    shape: tuple[int, ...],
+    transposed: bool = False,
+    layer: str = "linear",
+    shared: Mapping[str, BlobId] | None = None,
+) -> Delta:
+    """Returns a low-rank change in another factored form.
+
+    Args:
+        form: ``hadamard`` (w1a, w1b, w2a, w2b), ``kron`` (w1 or w1a and w1b; w2, or w2a and
+            w2b, or these with t2), ``vera`` (a, b, lambda_b, lambda_d) or ``adalora`` (a, b, e).
+        tensors: Its tensors by name, as found; the shared ones too.
+        scale: What the product is multiplied by.
+        shape: The parameter's shape.
+        transposed: The parameter is the transpose of the product.
+        layer: linear, embedding or conv.
+        shared: Names of tensors whose bytes are kept as blobs, once for several deltas.
+
+    Returns:
+        The delta.
+
+    Raises:
+        UnsupportedFormat: The form is unknown, or its two factors are not exact in float64.
+        ObjectCorrupt: The tensors do not fit the form and the shape.
+        NonFiniteTensor: A tensor holds NaN or infinity.
+    """
+    from deltavc.delta.product import check_exact
+
+    delta = _of_tensors(
+        ProductHeader,
+        tensors,
+        shared or {},
+        form=form,
+        shape=shape,
+        scale=fraction_to_text(scale),
+        transposed=transposed,
+        layer=layer,
+    )
+    check_exact(delta)
+    return delta
+
+
+def rightmul(
+    form: str,
+    tensors: Mapping[str, Tensor],
+    params: Mapping[str, int] | None = None,
+    *,
+    shape: tuple[int, ...],
+    transposed: bool = False,
+) -> Delta:
+    """Returns a rotation of the parameter's rows: ``W0 * M``.
+
+    Args:
+        form: ``oft`` (r; params direct, share, terms), ``boft`` (r, s) or ``hra`` (u).
+        tensors: Its tensors by name, as found.
+        params: ``terms``: length of the truncated Cayley series, 0 for the whole
+            (``num_cayley_neumann_terms`` with ``use_cayley_neumann``); ``share``: 1 where all
+            blocks are the same (``block_share``); ``direct``: 1 for W0 * R (embeddings)
+            instead of W0 * R^T. A parameter that is 0 may be left out.
+        shape: The parameter's shape.
+        transposed: Not supported.
+
+    Returns:
+        The delta.
+
+    Raises:
+        UnsupportedFormat: The form, a parameter or ``transposed`` is not supported, or the
+            rotation is too wild for float64.
+        ObjectCorrupt: The tensors do not fit the form and the shape.
+        NonFiniteTensor: A tensor holds NaN or infinity.
+    """
+    from deltavc.delta.rotations import check_rotation
+
+    given = {name: int(value) for name, value in (params or {}).items() if value}
+    if transposed or not given.keys() <= ROTATION_PARAMS.get(form, frozenset()):
+        what = "a transposed weight" if transposed else f"{sorted(given)}"
+        raise UnsupportedFormat(
+            f"a rotation of the form '{form}' with {what} has no compact form",
+            hint="store the rotated weights as exact",
+        )
+    delta = _of_tensors(RightMulHeader, tensors, form=form, shape=shape, params=given)
+    check_rotation(delta)
+    return delta
+
+
+def _of_tensors(
+    header: Any,
+    tensors: Mapping[str, Tensor],
+    shared: Mapping[str, BlobId] | None = None,
+    **fields: Any,
+) -> Delta:
+    """Returns a delta that holds tensors as found, in the order of their names."""
+    blobs = shared or {}
+    infos = {n: TensorInfo(t.dtype.name, t.shape, blobs.get(n, "")) for n, t in tensors.items()}
+    streams = {n: Stream(n, tensors[n].raw(), tensors[n].dtype.size) for n in sorted(tensors)}
+    own = [stream for name, stream in streams.items() if name not in blobs]
+    delta = make(header, own, tensors=infos, **fields)
+    check_header(delta.header)
+    return replace_fields(delta, shared=tuple(streams[n] for n in sorted(blobs)))

@@ -13,13 +13,19 @@ from typing import Any
 import msgspec
 
 __all__ = [
+    "ColScaleHeader",
     "DeltaHeader",
     "DenseHeader",
+    "DoraHeader",
     "ExactHeader",
     "LowRankHeader",
+    "ProductHeader",
     "ReplaceHeader",
+    "RightMulHeader",
+    "RowScaleHeader",
     "SparseHeader",
     "StreamInfo",
+    "TensorInfo",
 ]
 
 
@@ -28,6 +34,18 @@ class StreamInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     length: int
+
+
+class TensorInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Form of a tensor that a delta holds in the stream of the same name.
+
+    With ``blob`` its bytes are those of the blob object of this id, which
+    several deltas share, and there is no stream.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    blob: str = ""
 
 
 class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -107,4 +125,76 @@ class ReplaceHeader(_Header, frozen=True, tag_field="kind", tag="replace", kw_on
     rows: int = 0
 
 
-DeltaHeader = LowRankHeader | ExactHeader | SparseHeader | DenseHeader | ReplaceHeader
+class RowScaleHeader(_Header, frozen=True, tag_field="kind", tag="rowscale", kw_only=True):
+    """Scaled rows: ``delta = diag(v + offset) * W0``.
+
+    Tensor ``v`` has one number for each row of the parameter as a matrix.
+    """
+
+    tensors: dict[str, TensorInfo]
+    offset: str = "0"
+
+
+class ColScaleHeader(_Header, frozen=True, tag_field="kind", tag="colscale", kw_only=True):
+    """Scaled columns: ``delta = W0 * diag(v + offset)``.
+
+    Tensor ``v`` has one number for each index of the parameter's second
+    dimension; for a convolution all columns of one input channel share theirs.
+    """
+
+    tensors: dict[str, TensorInfo]
+    offset: str = "0"
+
+
+class DoraHeader(_Header, frozen=True, tag_field="kind", tag="dora", kw_only=True):
+    """Low-rank change with a gain: ``delta = diag(gain) * (W0 + scale * B @ A) - W0``.
+
+    Tensors ``b`` and ``a`` are as in ``lowrank``, ``m`` is the magnitude as found and
+    ``gain`` (F64) the magnitude over the norm: one for each row of the parameter as a
+    matrix, for each column with ``transposed``. ``m`` has no bearing on the numbers.
+    """
+
+    scale: str
+    tensors: dict[str, TensorInfo]
+    transposed: bool = False
+    layer: str = "linear"
+
+
+class ProductHeader(_Header, frozen=True, tag_field="kind", tag="product", kw_only=True):
+    """A low-rank change in another factored form, named by ``form``, times ``scale``.
+
+    The forms ``hadamard``, ``kron``, ``vera`` and ``adalora`` and their tensors
+    are told in the format's page on deltas.
+    """
+
+    form: str
+    scale: str
+    tensors: dict[str, TensorInfo]
+    transposed: bool = False
+    layer: str = "linear"
+
+
+class RightMulHeader(_Header, frozen=True, tag_field="kind", tag="rightmul", kw_only=True):
+    """A rotation of the rows: ``delta = W0 * M``, or ``diag(s) * W0 * (I + M) - W0``.
+
+    M is a function of the tensors by ``form`` (``oft``, ``boft``, ``hra``) and
+    ``params``, told in the format's page on deltas; it is not stored.
+    """
+
+    form: str
+    tensors: dict[str, TensorInfo]
+    params: dict[str, int] = {}
+
+
+DeltaHeader = (
+    LowRankHeader
+    | ExactHeader
+    | SparseHeader
+    | DenseHeader
+    | ReplaceHeader
+    | RowScaleHeader
+    | ColScaleHeader
+    | DoraHeader
+    | ProductHeader
+    | RightMulHeader
+)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from deltavc.catalog.errors import CatalogUnusable
 from deltavc.errors import DeltavcError, IntegrityError
-from deltavc.ids import CommitId, ObjectId, short
+from deltavc.ids import CommitId, DeltaId, ObjectId, short
 from deltavc.ledger.state import State, replay
 from deltavc.repo.results import Checked, Finding
 from deltavc.repo.revisions import peel, resolve
@@ -28,7 +28,12 @@ SALVAGED = "salvaged"
 
 
 def fsck(
-    repo: Repository, *, quick: bool = False, only: Sequence[str] = (), repair: bool = False
+    repo: Repository,
+    *,
+    quick: bool = False,
+    only: Sequence[str] = (),
+    repair: bool = False,
+    deep: bool = False,
 ) -> Checked:
     """Checks objects, history, event log and catalog.
 
@@ -37,6 +42,7 @@ def fsck(
         quick: Names and connections only; no object is read whole.
         only: Just what these revisions need.
         repair: Move damaged files to ``quarantine/``, saving what is whole in them.
+        deep: Do recorded merges again from their recipes and compare.
 
     Returns:
         What was found; ``ok`` when there is no problem among it.
@@ -58,6 +64,7 @@ def fsck(
             quarantined = _repair(repo, findings)
     if not only and state is not None:
         findings += _catalog_findings(repo, state)
+    merges = _merge_findings(repo, reach, findings) if deep else None
     return Checked(
         ok=not any(f.level == "problem" for f in findings),
         objects=len(reach.needed) if only else sum(1 for _ in repo.store.iter()),
@@ -65,7 +72,36 @@ def fsck(
         findings=findings,
         quarantined=quarantined,
         seconds=time.monotonic() - started,
+        merges=merges,
     )
+
+
+def _merge_findings(repo: Repository, reach: _Reach, findings: list[Finding]) -> int:
+    """Does all merges again that came of a recipe; returns how many there are."""
+    from deltavc.repo.merge import redo_merge
+
+    done = 0
+    for oid in sorted(reach.seen):
+        try:
+            commit = repo.commit(oid)
+            again = redo_merge(repo, commit)
+        except DeltavcError as error:
+            message = f"{short(oid)} cannot be merged again: {error.message}"
+            findings.append(
+                Finding(level="problem", code="merge-not-redone", message=message, subject=oid)
+            )
+            continue
+        if again is None or commit.recipe is None:
+            continue
+        done += 1
+        manifest, recipe = again
+        if manifest != commit.manifest or recipe != repo.recipe(commit.recipe):
+            what = "version" if manifest != commit.manifest else "recipe"
+            message = f"{short(oid)} was recorded with another {what} than its merge gives"
+            findings.append(
+                Finding(level="problem", code="merge-differs", message=message, subject=oid)
+            )
+    return done
 
 
 def _log_findings(repo: Repository, findings: list[Finding]) -> State | None:
@@ -105,21 +141,24 @@ class _Reach:
         self.repo = repo
         self.findings = findings
         self.needed: dict[ObjectId, list[CommitId]] = {}
-        self._seen: set[CommitId] = set()
+        self.seen: set[CommitId] = set()
+        self._blobs: dict[DeltaId, tuple[ObjectId, ...]] = {}
 
     def walk(self, roots: Sequence[CommitId]) -> None:
         """Visits commits and all that they need."""
         todo = list(roots)
         while todo:
             oid = todo.pop()
-            if oid in self._seen:
+            if oid in self.seen:
                 continue
-            self._seen.add(oid)
+            self.seen.add(oid)
             self._need(oid, oid)
             try:
                 commit = self.repo.commit(oid)
                 self._need(commit.manifest, oid)
                 self._need(commit.base, oid)
+                if commit.recipe is not None:
+                    self._need(commit.recipe, oid)
                 todo.extend(commit.parents)
                 vector = self.repo.vector(oid)
             except IntegrityError as error:
@@ -128,6 +167,9 @@ class _Reach:
             blobs = [v for k, v in vector.meta.items() if k.startswith(("file:", "attachment:"))]
             for need in (*vector.deltas(), *(ObjectId(blob) for blob in blobs if blob)):
                 self._need(need, oid)
+            for delta in vector.deltas():
+                for blob in self._shared(delta):
+                    self._need(blob, oid)
         self._missing()
 
     def bases(self, state: State) -> None:
@@ -142,6 +184,16 @@ class _Reach:
                             self.needed.setdefault(ObjectId(info.blob), [])
                 except IntegrityError as error:
                     self._problem(error, value)
+
+    def _shared(self, oid: DeltaId) -> tuple[ObjectId, ...]:
+        """Returns the blobs that a delta refers to; what cannot be read is found elsewhere."""
+        from deltavc.delta.body import blobs_of
+
+        if oid not in self._blobs:
+            self._blobs[oid] = ()
+            with suppress(IntegrityError):
+                self._blobs[oid] = tuple(blobs_of(self.repo.store.read_start(oid)))
+        return self._blobs[oid]
 
     def _need(self, oid: ObjectId, commit: CommitId) -> None:
         needers = self.needed.setdefault(oid, [])

@@ -359,7 +359,10 @@ class Repository:
 
         if oid in self.transient:
             return self.transient[oid]
-        return from_body(self.store.get(oid, "delta"))
+        delta = from_body(self.store.get(oid, "delta"))
+        if not delta.blobs:
+            return delta
+        return delta.with_blobs({n: self.store.get(b, "blob") for n, b in delta.blobs.items()})
 
     def vector(self, oid: CommitId) -> Vector:
         """Returns a commit's model version as a vector."""

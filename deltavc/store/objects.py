@@ -141,6 +141,15 @@ class ObjectStore:
 
         return self._first_whole(oid, read)
 
+    def read_start(self, oid: ObjectId) -> bytes:
+        """Returns the first frame of an object's body: of a delta, the header line.
+
+        Raises:
+            ObjectMissing: There is no such object.
+            ObjectCorrupt: Every copy's first frame is damaged.
+        """
+        return self._first_whole(oid, record.read_start)
+
     def read_prepared(self, oid: ObjectId) -> Prepared:
         """Returns an object as it is stored, checked, ready to be added elsewhere.
 

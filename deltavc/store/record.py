@@ -255,6 +255,29 @@ def read_body(file: ReadFile, offset: int, header: RecordHeader, limit: int) -> 
     return body
 
 
+def read_start(file: ReadFile, offset: int, header: RecordHeader) -> bytes:
+    """Reads the first frame of a stored object's body and checks it against its checksum.
+
+    Args:
+        file: The file that holds it.
+        offset: Where the stored object begins.
+        header: Its header.
+
+    Returns:
+        The beginning of the body; all of it, if it has one frame.
+
+    Raises:
+        ObjectCorrupt: The frame is damaged.
+    """
+    if not header.frames:
+        return b""
+    frame = header.frames[0]
+    stored, out = _SCRATCH.view(frame.stored), bytearray(frame.length)
+    file.read_into(stored, offset + header.size)
+    frames.expand(frame, stored, memoryview(out))
+    return bytes(out)
+
+
 def check_stored(file: ReadFile, offset: int, header: RecordHeader) -> None:
     """Checks the stored bytes of an object against their checksums, without expanding them.
 
