@@ -426,8 +426,8 @@ class Repository:
 
         return operations.log(self._repo, limit=limit)
 
-    def fsck(self, *, quick: bool = False) -> results.Checked:
-        """Checks objects, event log and catalog."""
+    def fsck(self, *, quick: bool = False, deep: bool = False) -> results.Checked:
+        """Checks objects, event log and catalog; with ``deep`` does merges again."""
         from deltavc.repo import checks
 
-        return checks.fsck(self._repo, quick=quick)
+        return checks.fsck(self._repo, quick=quick, deep=deep)

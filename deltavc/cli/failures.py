@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ __all__ = ["INTERRUPTED", "Failure", "describe"]
 
 INTERRUPTED = 130
 MAX_MESSAGE = 600
+MOST_CONFLICTS = 5
 
 _UNWRITABLE = {
     errno.ENOSPC: "the disk is full",
@@ -36,6 +37,7 @@ class Failure:
     hint: str
     exit_code: int
     context: dict[str, Any] = field(default_factory=dict)
+    lines: tuple[str, ...] = ()
 
     def as_document(self) -> dict[str, Any]:
         """Returns the ``error`` object of the envelope."""
@@ -63,7 +65,14 @@ def describe(error: BaseException, argv: Sequence[str] = (), verb: str = "") -> 
     """
     if isinstance(error, DeltavcError):
         context = {key: _tame(value) for key, value in error.context.items()}
-        return Failure(error.slug, _short(error.message), error.hint, error.exit_code, context)
+        return Failure(
+            error.slug,
+            _short(error.message),
+            error.hint,
+            error.exit_code,
+            context,
+            tuple(_conflict_lines(context.get("conflicts"))),
+        )
     if isinstance(error, click.ClickException):
         return _from_click(error, argv)
     if isinstance(error, KeyboardInterrupt | click.Abort):
@@ -78,6 +87,26 @@ def describe(error: BaseException, argv: Sequence[str] = (), verb: str = "") -> 
             {"path": _tame(error.filename), "errno": errno.errorcode[error.errno]},
         )
     return _bug(error, verb)
+
+
+def _conflict_lines(rows: Any) -> Iterator[str]:
+    """Yields a line for each of the first conflicts of a merge."""
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        return
+    cells = []
+    for row in rows[:MOST_CONFLICTS]:
+        told = [str(row.get("reason", ""))]
+        if row.get("cosine") is not None:
+            told = [f"cosine {row['cosine']:.2f}"]
+        if row.get("opposed") is not None:
+            told.append(f"sign conflicts {row['opposed']:.0%}")
+        if row.get("parts"):
+            told.append(", ".join(row["parts"][:MOST_CONFLICTS]))
+        cells.append((str(row.get("name", "")), *told))
+    width = max((len(name) for name, *_ in cells), default=0)
+    yield from (f"{name.ljust(width)}  {'  '.join(told)}" for name, *told in cells)
+    if len(rows) > len(cells):
+        yield f"... {len(rows) - len(cells)} more (--json lists all)"
 
 
 def _short(message: str) -> str:

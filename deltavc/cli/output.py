@@ -339,6 +339,8 @@ class Output:
             return
         self._stdout.flush()
         self._say("error", "bad", failure.message)
+        for line in failure.lines:
+            self._to_stderr("  " + self.foreign(line))
         if failure.hint and wants_hint:
             for text in failure.hint.split("\n"):
                 self._say("hint", "hint", text)

@@ -50,6 +50,7 @@ VERBS: dict[str, VerbRow] = {
     "switch": VerbRow("History", "Move HEAD without writing a model"),
     "checkout": VerbRow("History", "Rebuild a revision into files"),
     "tag": VerbRow("History", "List, create or delete tags"),
+    "merge": VerbRow("History", "Bring other lines of adaptation into this one"),
     "revert": VerbRow("History", "Take revisions back with a new commit"),
     "cherry-pick": VerbRow("History", "Apply the change of other revisions here"),
     "undo": VerbRow("Safety", "Take back the last operation"),

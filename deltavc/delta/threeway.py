@@ -117,7 +117,10 @@ def _container(before: Standing, now: Sequence[Standing], changed: Sequence[int]
                 continue
             if (theirs.shape, theirs.removed) != (mine.shape, mine.removed):
                 break
-            own, all_of_mine = _changes(before.terms, theirs.terms), _changes(before.terms, mine.terms)
+            own, all_of_mine = (
+                _changes(before.terms, theirs.terms),
+                _changes(before.terms, mine.terms),
+            )
             if not own.items() <= all_of_mine.items():
                 break
         else:
@@ -192,4 +195,3 @@ def put(params: dict[str, Terms], meta: dict[str, str], name: str, standing: Sta
             meta[SHAPE + name] = standing.shape
     if standing.removed:
         meta[REMOVED + name] = "1"
-

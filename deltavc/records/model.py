@@ -182,7 +182,8 @@ class Recipe(_Record, frozen=True):
         max_rank: Largest rank of what was combined, where it was asked for.
         rel_error: Largest relative error of it, likewise.
         outcomes: How each parameter or file that some side changed was decided: a side
-            (``ours``, ``theirs``, ``theirs:2``), ``equal``, ``base``, ``rows``, ``keys`` or a strategy.
+            (``ours``, ``theirs``, ``theirs:2``), ``equal``, ``base``, ``rows``, ``keys`` or
+            a strategy.
         facts: What the strategies say of parameters, such as the share of nonzeros.
     """
 

@@ -277,6 +277,7 @@ def _commit_row(repo: Repository, oid: CommitId, params: Sequence[str]) -> Commi
         branches=branches,
         tags=tags,
         params=terms,
+        recipe=None if record.recipe is None else msgspec.to_builtins(repo.recipe(record.recipe)),
     )
 
 

@@ -22,7 +22,7 @@ from deltavc.ids import CommitId, ManifestId, short
 from deltavc.records.model import Commit, Recipe, Source
 from deltavc.repo.merge_base import common_ancestors, independent, merge_base_vector
 from deltavc.repo.merge_decide import CHANGED, Decider, Decision
-from deltavc.repo.merge_settings import PICKS, Settings, read_settings, settings_of
+from deltavc.repo.merge_settings import Settings, read_settings, settings_of
 from deltavc.repo.objects import ObjectSink
 from deltavc.repo.record import About, record_version
 from deltavc.repo.repository import HEAD, branch_ref
@@ -32,6 +32,7 @@ from deltavc.repo.revisions import resolve as resolve_revision
 if TYPE_CHECKING:
     from deltavc.catalog.reader import CatalogReader
     from deltavc.ledger.state import State
+    from deltavc.repo.change import Change
     from deltavc.repo.repository import Repository
 
 __all__ = ["merge", "redo_merge"]
@@ -164,8 +165,9 @@ class _Case:
             )
             commit = None
             if not self.dry_run:
-                commit = self._record(sink, vector, decision, recipe, message, named)
-                pack.finish()
+                with repo.change("merge") as change:
+                    commit = self._record(change, sink, vector, decision, recipe, message, named)
+                    pack.finish()  # objects before the event
         return self._result(
             "merge",
             commit,
@@ -179,6 +181,7 @@ class _Case:
 
     def _record(
         self,
+        change: Change,
         sink: ObjectSink,
         vector: Vector,
         decision: Decision,
@@ -186,17 +189,16 @@ class _Case:
         message: str,
         named: Sequence[str],
     ) -> CommitId:
-        with self.repo.change("merge") as change:
-            self._unmoved(change.state)
-            about = About(
-                message=message,
-                source=Source("merge", ", ".join(named)),
-                errors=decision.errors,
-                contents=_contents(decision),
-                recipe=sink.record("recipe", recipe),
-            )
-            parents = (self.head, *self.others)
-            commit, _ = record_version(self.repo, change, sink, vector, about, parents=parents)
+        self._unmoved(change.state)
+        about = About(
+            message=message,
+            source=Source("merge", ", ".join(named)),
+            errors=decision.errors,
+            contents=_contents(decision),
+            recipe=sink.record("recipe", recipe),
+        )
+        parents = (self.head, *self.others)
+        commit, _ = record_version(self.repo, change, sink, vector, about, parents=parents)
         assert commit is not None
         return commit
 
@@ -275,16 +277,14 @@ def _decider(
     bases: Sequence[CommitId] | None = None,
 ) -> tuple[list[CommitId], Decider]:
     """Returns the merge bases and what decides the merge of these commits."""
-    found = _bases(reader, keys, settings) if bases is None else list(bases)
+    found = _bases(reader, keys) if bases is None else list(bases)
     base = merge_base_vector(repo, reader, found, repo.commit(keys[0]).base)
     sides = [repo.vector(key) for key in keys]
     return found, Decider(repo, base, sides, keys, settings, sink)
 
 
-def _bases(
-    reader: CatalogReader, keys: Sequence[CommitId], settings: Settings
-) -> list[CommitId]:
-    """Returns the merge bases of all; where pairs have others, only sums count them once."""
+def _bases(reader: CatalogReader, keys: Sequence[CommitId]) -> list[CommitId]:
+    """Returns the merge bases of all sides, which each two of them must have, too."""
     found = common_ancestors(reader, keys[:1], keys[1])
     pairs = ((a, b) for n, a in enumerate(keys) for b in keys[n + 1 :])
     if any(common_ancestors(reader, [a], b) != found for a, b in pairs):
@@ -307,7 +307,9 @@ def _conflict(
     what = "parameter" if not any(row.name.startswith(FILE) for row in rows) else "item"
     first, target = rows[0].name, " ".join(named)
     hints = [f'choose for each: deltavc merge {target} --resolve "{first}=ours"']
-    if any(clash.reason == CHANGED and not clash.name.startswith(FILE) for clash in decision.clashes):
+    if any(
+        clash.reason == CHANGED and not clash.name.startswith(FILE) for clash in decision.clashes
+    ):
         hints += [
             f"or add up:       deltavc merge {target} -s sum",
             f"or blend:        deltavc merge {target} -s ties --density 0.4",
@@ -325,11 +327,10 @@ def _check_terms(decider: Decider, decision: Decision, vector: Vector) -> None:
     """Makes sure that what was combined of several terms can be rebuilt."""
     from deltavc.repo.encoding import term_check
 
-    taken = {*PICKS, EQUAL, BASE}
     names = [
         name
         for name, outcome in decision.outcomes.items()
-        if outcome not in taken and not outcome.startswith("theirs") and name in vector.params
+        if outcome not in (EQUAL, BASE) and not _is_side(outcome) and name in vector.params
     ]
     mixed = [
         name
@@ -368,11 +369,18 @@ def _rows(decider: Decider, decision: Decision) -> list[MergeRow]:
 
 
 def _contents(decision: Decision) -> dict[str, int]:
-    """Returns how many parameters and files were decided how."""
+    """Returns how many parameters were decided how."""
     contents: dict[str, int] = {}
-    for outcome in decision.outcomes.values():
-        contents[f"merged: {outcome}"] = contents.get(f"merged: {outcome}", 0) + 1
+    for name, outcome in decision.outcomes.items():
+        if not name.startswith(FILE):
+            how = outcome if outcome == EQUAL else f"by {outcome}"
+            how = f"from {outcome}" if outcome == BASE or _is_side(outcome) else how
+            contents[how] = contents.get(how, 0) + 1
     return contents
+
+
+def _is_side(outcome: str) -> bool:
+    return outcome == "ours" or outcome.startswith("theirs")
 
 
 def _taken_back_by(
@@ -393,4 +401,3 @@ def _taken_back_by(
                     return at
         at = commit.parents[0] if commit.parents else None
     return None
-

@@ -83,9 +83,8 @@ def _virtual(
     for name in found.conflicts:
         shapes = {side.meta.get(SHAPE + name) for side in sides}
         terms = sum_terms(base.params.get(name, {}), [s.params.get(name, {}) for s in sides])
-        if len(shapes) == 1 and not any(map(replaces, terms)):
-            if terms:
-                params[name] = terms
-                if (shape := shapes.pop()) is not None:
-                    meta[SHAPE + name] = shape
+        if terms and len(shapes) == 1 and not any(map(replaces, terms)):
+            params[name] = terms
+            if (shape := shapes.pop()) is not None:
+                meta[SHAPE + name] = shape
     return Vector(base.base, dict(sorted(params.items())), dict(sorted(meta.items())))

@@ -93,6 +93,4 @@ def _increment(base: Vector, side: Vector, name: str) -> Terms:
 
 def _needs_base(loaded: Sequence[Sequence[tuple[Delta, object]]]) -> bool:
     """Tells whether a delta is relative to the base's values; low-rank and dense ones are not."""
-    return any(
-        delta.kind not in ("lowrank", "dense") for terms in loaded for delta, _ in terms
-    )
+    return any(delta.kind not in ("lowrank", "dense") for terms in loaded for delta, _ in terms)

@@ -1,4 +1,4 @@
-"""What a merge is asked to do: its strategy, its rules and their options, checked before any work."""
+"""What a merge is asked to do: strategy, rules and their options, checked before any work."""
 
 from __future__ import annotations
 

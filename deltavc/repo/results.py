@@ -233,6 +233,7 @@ class CommitRow(_Result, frozen=True):
     branches: list[str]
     tags: list[str]
     params: dict[str, dict[str, str]] | None = None
+    recipe: dict[str, Any] | None = None
 
 
 class Shown(_Result, frozen=True):
@@ -273,6 +274,11 @@ class CheckedOut(_Result, frozen=True):
     in_place: bool
     verified: bool
     dry_run: bool = False
+    rank: int | None = None
+    sha256: dict[str, str] = {}
+    rounded: list[str] = []
+    energy_lost: dict[str, float] = {}
+    energy_lost_total: float = 0.0
 
 
 class Status(_Result, frozen=True):
@@ -388,6 +394,7 @@ class Checked(_Result, frozen=True):
     findings: list[Finding]
     quarantined: list[str]
     seconds: float
+    merges: int | None = None
 
 
 class DoctorReport(_Result, frozen=True):

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     "--only", metavar="REV", multiple=True, type=options.REVISION, help="Just what these need"
 )
 @click.option("--repair", is_flag=True, help="Move damaged objects to quarantine")
-def command(ctx: Context, quick: bool, only: tuple[str, ...], repair: bool) -> int:
+@click.option("--deep", is_flag=True, help="Also do recorded merges again from their recipes")
+def command(ctx: Context, quick: bool, only: tuple[str, ...], repair: bool, deep: bool) -> int:
     """Check that what is stored is whole.
 
     Reads every object and compares it with its id, follows every revision to what it
@@ -38,7 +39,7 @@ def command(ctx: Context, quick: bool, only: tuple[str, ...], repair: bool) -> i
 
     if repair:
         ctx.changes()
-    found = checks.fsck(ctx.open_repository(), quick=quick, only=only, repair=repair)
+    found = checks.fsck(ctx.open_repository(), quick=quick, only=only, repair=repair, deep=deep)
     problems = [f for f in found.findings if f.level == "problem"]
     if repair:
         ctx.out.changed(bool(found.quarantined))
@@ -71,6 +72,8 @@ def _lines(out: Output, found: Checked, *, quick: bool) -> Iterator[str]:
         f"{plural(found.objects, 'object')}, {plural(found.events, 'event')}: {verdict}, "
         f"{units.seconds(found.seconds)}"
     )
+    if found.merges is not None:
+        yield f"  {plural(found.merges, 'merge')} done again from their recipes"
     for finding in found.findings:
         yield _line(out, finding)
     for name in found.quarantined:

@@ -94,6 +94,8 @@ def _commit(out: Output, row: CommitRow) -> Iterator[str]:
     rows += [("data", _data(out, ref)) for ref in row.data]
     if row.source:
         rows.append(("source", _source(out, row.source)))
+    if row.recipe is not None:
+        rows += [("merged", line) for line in _recipe(out, row.recipe)]
     for key, text in rows:
         yield f"{key.ljust(9)} {text}"
     yield ""
@@ -112,10 +114,25 @@ def _data(out: Output, ref: dict[str, Any]) -> str:
 def _source(out: Output, source: dict[str, Any]) -> str:
     kinds = {"peft": "PEFT adapter", "checkpoint": "checkpoint"}
     kind = kinds.get(str(source["kind"]))
+    if source["kind"] == "merge":
+        return out.foreign(f"merge of {source['detail']}")
     if kind is None:
         ids = ", ".join(oid[:10] for oid in str(source["detail"]).split(","))
         return out.foreign(f"{source['kind']} {ids}".strip())
     return f"{kind} {out.foreign(str(source['detail']))}, {units.size(source['bytes_read'])}"
+
+
+def _recipe(out: Output, recipe: dict[str, Any]) -> Iterator[str]:
+    """Yields how a merge came about: from where, by what, by which rules."""
+    bases = [out.id(oid) for oid in recipe["bases"]]
+    yield f"since {', '.join(bases) or 'the base itself'}"
+    settings = dict(recipe["strategy"])
+    if settings:
+        name = settings.pop("strategy")
+        values = " ".join(f"{key}={value}" for key, value in settings.items())
+        yield out.foreign(f"by {name} {values}".strip())
+    for rule in recipe["rules"]:
+        yield out.foreign(rule)
 
 
 def _kpis(out: Output, row: CommitRow) -> Iterator[str]:
