@@ -248,13 +248,15 @@ class Repository:
 
         return branches.list_(self._repo)
 
-    def switch(self, name: str, *, create: bool = False) -> results.BranchRow:
-        """Moves HEAD to a branch and writes no model."""
+    def switch(
+        self, name: str, *, create: bool = False, start: str | None = None
+    ) -> results.BranchRow:
+        """Moves HEAD to a branch, made here or at ``start`` if asked for, and writes no model."""
         from deltavc.repo import branches
 
         if create:
-            return branches.switch(self._repo, create=name)
-        return branches.switch(self._repo, name)
+            return branches.switch(self._repo, create=name, start=start)
+        return branches.switch(self._repo, name, start=start)
 
     def tag(
         self, name: str, rev: str | None = None, *, message: str | None = None
