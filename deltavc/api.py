@@ -327,6 +327,9 @@ class Repository:
         form: str = "full",
         base_path: PathLike | None = None,
         base_name: str | None = None,
+        max_rank: int | None = None,
+        rel_error: float | None = None,
+        pad_rank: int | None = None,
         verify: bool = False,
         force: bool = False,
     ) -> results.CheckedOut:
@@ -340,6 +343,9 @@ class Repository:
             form=form,
             base_path=None if base_path is None else Path(base_path),
             base_name=base_name,
+            max_rank=max_rank,
+            rel_error=rel_error,
+            pad_rank=pad_rank,
             verify=verify,
             force=force,
         )

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from deltavc.delta.kinds import Delta
 from deltavc.delta.tensor import DTYPES, DType, Tensor
 
-__all__ = ["LoraLayer", "alpha_for", "as_found", "combine"]
+__all__ = ["LoraLayer", "alpha_for", "as_found", "combine", "fold"]
 
 _F32 = DTYPES["F32"]
 _FLOAT64_BITS = 53
@@ -141,6 +141,41 @@ def combine(
         transposed and kind == "linear",
         inexact,
     )
+
+
+def fold(terms: Sequence[tuple[Delta, Fraction]], *, kind: str | None = None) -> LoraLayer:
+    """Returns the sum of low-rank deltas of one parameter as a layer whose scaling is 1.
+
+    Coefficients and scales go into B; alpha is the rank. For readers that know one
+    alpha for all layers.
+
+    Args:
+        terms: Low-rank deltas of the same shape, and their coefficients.
+        kind: What the layer is, where the deltas do not tell.
+
+    Returns:
+        The layer; ``rounded`` where B does not hold every product, not even in float32.
+
+    Numerics:
+        A power of two as the factor changes no digit, so that nearly every LoRA is
+        folded exactly in its own dtype. A product that is rounded is off by 2**-24 of
+        itself at most, but for subnormal ones.
+    """
+    kind, transposed = _form(terms, kind)
+    factors = [_oriented(delta, transposed) for delta, _ in terms]
+    scales = [coefficient * delta.scale for delta, coefficient in terms]
+    a, blocks = _stacked([a for _, a in factors]), [b for b, _ in factors]
+    products = [_scaled(block, scale) for block, scale in zip(blocks, scales, strict=True)]
+    exact = [product for product in products if product is not None]
+    b = None
+    if len(exact) == len(products):
+        values = np.concatenate(exact, axis=1)
+        same = all(block.dtype is blocks[0].dtype for block in blocks)
+        b = (_stored(values, blocks[0].dtype) if same else None) or _stored(values, _F32)
+    rounded = b is None
+    b = _nearest(blocks, scales) if b is None else b
+    layer_transposed = transposed and kind == "linear"
+    return LoraLayer(a, b, a.shape[0], kind, layer_transposed, rounded)
 
 
 def _form(terms: Sequence[tuple[Delta, Fraction]], kind: str | None) -> tuple[str, bool]:

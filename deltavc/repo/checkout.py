@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 __all__ = ["checkout", "follow_head"]
 
+FORMS = ("full", "peft", "vllm")
+
 
 @dataclass(frozen=True)
 class _Done:
@@ -63,6 +65,7 @@ def checkout(
     base_name: str | None = None,
     max_rank: int | None = None,
     rel_error: float | None = None,
+    pad_rank: int | None = None,
     verify: bool = False,
     force: bool = False,
     dry_run: bool = False,
@@ -73,11 +76,12 @@ def checkout(
         repo: The repository.
         rev: The revision.
         to: Write there and leave HEAD alone; default: the workspace, and HEAD moves.
-        form: ``full`` or ``peft``.
+        form: ``full``, ``peft`` or ``vllm``.
         base_path: Where the base's files are now.
-        base_name: What to write as ``base_model_name_or_path`` (peft).
-        max_rank: Refuse a higher rank, or with ``rel_error`` truncate to it (peft).
-        rel_error: Largest relative error when truncating (peft).
+        base_name: What to write as ``base_model_name_or_path`` (peft, vllm).
+        max_rank: Refuse a higher rank, or with ``rel_error`` truncate to it (peft, vllm).
+        rel_error: Largest relative error when truncating (peft, vllm).
+        pad_rank: Fill all factors up to this rank (vllm).
         verify: Read the written files back and compare.
         force: Overwrite what deltavc did not write.
         dry_run: Only check and say what would be written.
@@ -111,6 +115,21 @@ def checkout(
                 base_name=base_name,
                 max_rank=max_rank,
                 rel_error=rel_error,
+                base_path=base_path,
+                replace=target.exists(),
+                dry_run=dry_run,
+            )
+        if form == "vllm":
+            from deltavc.repo.export_vllm import write_for_vllm
+
+            return write_for_vllm(
+                repo,
+                commit,
+                target,
+                base_name=base_name,
+                max_rank=max_rank,
+                rel_error=rel_error,
+                pad_rank=pad_rank,
                 base_path=base_path,
                 replace=target.exists(),
                 dry_run=dry_run,
@@ -173,8 +192,8 @@ def _turn(repo: Repository, to: Path | None, *, dry_run: bool) -> AbstractContex
 
 
 def _target(repo: Repository, to: Path | None, form: str) -> Path:
-    if form not in ("full", "peft"):
-        raise UsageError(f"'{form}' is not a form to write", hint="forms: full, peft")
+    if form not in FORMS:
+        raise UsageError(f"'{form}' is not a form to write", hint=f"forms: {', '.join(FORMS)}")
     if to is not None:
         repo.layout.check_target(to)
         return to

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from deltavc.cli.output import Output
     from deltavc.repo.results import CheckedOut
 
-FORMS = ("full", "peft")
+FORMS = ("full", "peft", "vllm")
 
 
 @verb(
@@ -27,6 +27,7 @@ FORMS = ("full", "peft")
         "deltavc checkout main",
         "deltavc checkout v1.0 --to ./serve --verify",
         "deltavc checkout HEAD --to ./adapter --as peft --base-name org/tiny-llama",
+        "deltavc checkout HEAD --to ./serve --as vllm --base-name org/tiny-llama --pad-rank 16",
     ],
     exit_codes={
         26: "the base's files cannot be found",
@@ -43,11 +44,19 @@ FORMS = ("full", "peft")
     help="Rebuild there and leave HEAD alone; "
     "without it: into the workspace, and HEAD moves to REV",
 )
-@options.as_kind("full or peft; default: full", FORMS, "full")
+@options.as_kind("full, peft or vllm; default: full", FORMS, "full")
 @click.option("--base-path", metavar="PATH", help="Where the base's files are now")
-@click.option("--base-name", metavar="TEXT", help="What to write as base_model_name_or_path (peft)")
-@options.max_rank("Refuse (48) above this rank, or with --rel-error truncate to it (peft)")
-@options.rel_error("Largest relative error when truncating (peft)")
+@click.option(
+    "--base-name", metavar="TEXT", help="What to write as base_model_name_or_path (peft, vllm)"
+)
+@options.max_rank("Refuse (48) above this rank, or with --rel-error truncate to it (peft, vllm)")
+@options.rel_error("Largest relative error when truncating (peft, vllm)")
+@click.option(
+    "--pad-rank",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Fill all factors up to this rank, so that versions can be exchanged (vllm)",
+)
 @click.option("--verify", is_flag=True, help="Read the written files back and compare")
 @click.option(
     "--force",
@@ -64,6 +73,7 @@ def command(
     base_name: str | None,
     max_rank: int | None,
     rel_error: float | None,
+    pad_rank: int | None,
     verify: bool,
     force: bool,
     dry_run: bool,
@@ -76,7 +86,8 @@ def command(
     """
     from deltavc.repo.checkout import checkout
 
-    _check(kind, base_name, max_rank, rel_error, verify=verify)
+    adapter = (("--base-name", base_name), ("--max-rank", max_rank), ("--rel-error", rel_error))
+    _check(kind, [name for name, value in adapter if value is not None], pad_rank, verify=verify)
     done = checkout(
         ctx.open_repository(),
         rev,
@@ -86,6 +97,7 @@ def command(
         base_name=base_name,
         max_rank=max_rank,
         rel_error=rel_error,
+        pad_rank=pad_rank,
         verify=verify,
         force=force,
         dry_run=dry_run,
@@ -99,18 +111,17 @@ def command(
         )
 
 
-def _check(
-    kind: str, base_name: str | None, max_rank: int | None, rel_error: float | None, *, verify: bool
-) -> None:
+def _check(kind: str, given: list[str], pad_rank: int | None, *, verify: bool) -> None:
     """Refuses options that would have no effect."""
-    for_peft = {"--base-name": base_name, "--max-rank": max_rank, "--rel-error": rel_error}
-    given = [name for name, value in for_peft.items() if value is not None]
-    if kind != "peft" and given:
+    if kind == "full" and (given or pad_rank is not None):
         raise UsageError(
-            f"{given[0]} says something about an adapter, and full weights are written",
-            hint="deltavc checkout REV --to DIR --as peft",
+            f"{(given or ['--pad-rank'])[0]} says something about an adapter, and full weights"
+            " are written",
+            hint=f"deltavc checkout REV --to DIR --as {'peft' if given else 'vllm'}",
         )
-    if kind == "peft" and verify:
+    if kind == "peft" and pad_rank is not None:
+        raise UsageError("--pad-rank is for --as vllm", hint="write that, or leave it out")
+    if kind != "full" and verify:
         raise UsageError("--verify reads full weights back, not an adapter", hint="leave it out")
 
 
@@ -120,10 +131,13 @@ def _lines(out: Output, done: CheckedOut, rev: str) -> Iterator[str]:
     named = out.id(done.commit)
     if not done.commit.startswith(name):
         named = f"{name} {named}"
-    if done.form == "peft":
+    if done.form != "full":
         files = ", ".join(done.files[:SHOWN])
         size = "" if done.dry_run else f" ({units.size(done.bytes)})"
         yield f"{'Would write' if done.dry_run else 'Wrote'} {where}: {out.foreign(files)}{size}"
+        if done.form == "vllm":
+            yield from _served(out, done, named)
+            return
         yield f"  {named} as a PEFT adapter, {plural(done.tensors, 'tensor')}"
         return
     changed = f"{units.count(done.tensors_changed)} of {plural(done.tensors, 'tensor')} changed"
@@ -144,3 +158,21 @@ def _lines(out: Output, done: CheckedOut, rev: str) -> Iterator[str]:
         )
     if done.verified:
         yield "  read back and compared: every bit is as committed"
+
+
+def _served(out: Output, done: CheckedOut, named: str) -> Iterator[str]:
+    """Tells what an adapter for vLLM holds, and what it does not."""
+    yield f"  {named} as a LoRA for vLLM, {plural(done.tensors, 'tensor')} of rank {done.rank}"
+    for name, digest in done.sha256.items():
+        yield f"  sha256 {digest}  {out.foreign(name)}"
+    if done.rounded:
+        names = ", ".join(out.foreign(name) for name in done.rounded[:SHOWN])
+        count = plural(len(done.rounded), "parameter")
+        yield f"  {count} rounded to float32 when the scale was folded in: {names}"
+    if done.energy_lost:
+        worst = sorted(done.energy_lost.items(), key=lambda item: -item[1])
+        yield f"  approximate: {done.energy_lost_total:.3g} of the change's energy left out"
+        for name, share in worst[:SHOWN]:
+            yield f"    {out.foreign(name)}  {share:.3g}"
+        if len(worst) > SHOWN:
+            yield f"    and {len(worst) - SHOWN} more"
