@@ -91,7 +91,7 @@ def _size(shape: Shape, dtype: str) -> int:
 
 
 def _lowrank_fits(shape: Shape, b: Shape, a: Shape, transposed: bool) -> bool:
-    if len(b) < 2 or len(a) < 2 or len(shape) < 2 or math.prod(b) != b[0] * a[0]:
+    if len(b) < 2 or len(a) < 2 or not shape or math.prod(b) != b[0] * a[0]:
         return False
     product = (b[0], math.prod(a[1:]))
     return (product[::-1] if transposed else product) == matrix_shape(shape)

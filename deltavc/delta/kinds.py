@@ -122,13 +122,20 @@ def replace_rows(index: NDArray[np.uint64], values: Tensor, shape: tuple[int, ..
     )
 
 
-def rowscale(v: Tensor, offset: Fraction, *, shape: tuple[int, ...]) -> Delta:
+def rowscale(
+    v: Tensor,
+    offset: Fraction,
+    *,
+    shape: tuple[int, ...],
+    shared: Mapping[str, BlobId] | None = None,
+) -> Delta:
     """Returns scaled rows: ``diag(v + offset) * W0``.
 
     Args:
         v: One number for each row of the parameter as a matrix, in any shape.
         offset: What is added to each; -1 where v is what the weights are multiplied by.
         shape: The parameter's shape; one dimension, such as a bias's, is a matrix of one column.
+        shared: ``v``, where its bytes are kept as a blob: a weight and its bias share it.
 
     Returns:
         The delta.
@@ -136,10 +143,17 @@ def rowscale(v: Tensor, offset: Fraction, *, shape: tuple[int, ...]) -> Delta:
     Raises:
         ObjectCorrupt: ``v`` does not fit the shape.
     """
-    return _of_tensors(RowScaleHeader, {"v": v}, shape=shape, offset=fraction_to_text(offset))
+    told = fraction_to_text(offset)
+    return _of_tensors(RowScaleHeader, {"v": v}, shared, shape=shape, offset=told)
 
 
-def colscale(v: Tensor, offset: Fraction, *, shape: tuple[int, ...]) -> Delta:
+def colscale(
+    v: Tensor,
+    offset: Fraction,
+    *,
+    shape: tuple[int, ...],
+    shared: Mapping[str, BlobId] | None = None,
+) -> Delta:
     """Returns scaled columns: ``W0 * diag(v + offset)``.
 
     Args:
@@ -148,6 +162,7 @@ def colscale(v: Tensor, offset: Fraction, *, shape: tuple[int, ...]) -> Delta:
             columns of the parameter as a matrix share the number.
         offset: What is added to each; -1 where v is what the weights are multiplied by.
         shape: The parameter's shape, of two dimensions or more.
+        shared: ``v``, where its bytes are kept as a blob.
 
     Returns:
         The delta.
@@ -155,7 +170,8 @@ def colscale(v: Tensor, offset: Fraction, *, shape: tuple[int, ...]) -> Delta:
     Raises:
         ObjectCorrupt: ``v`` does not fit the shape.
     """
-    return _of_tensors(ColScaleHeader, {"v": v}, shape=shape, offset=fraction_to_text(offset))
+    told = fraction_to_text(offset)
+    return _of_tensors(ColScaleHeader, {"v": v}, shared, shape=shape, offset=told)
 
 
 def dora(

@@ -1,28 +1,26 @@
-"""Opening a PEFT LoRA folder: what it changes, module by module, not yet on any base.
+"""Opening a PEFT folder: what it changes, module by module, not yet on any base.
 
 ``adapter_config.json`` and ``adapter_model.safetensors`` become a list of
-items. An item knows its module as the adapter names it and makes its delta
-once the base's shape is known; finding the base's parameter is the work of
-:mod:`deltavc.formats.peft_match`. What the file holds must be understood to
-the last tensor: an adapter is never taken in part.
+items (:mod:`deltavc.formats.peft_items`); what the tensors of a kind mean is in
+:mod:`deltavc.formats.peft_kinds`. What the file holds must be understood to the
+last tensor: an adapter is never taken in part.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from deltavc.delta.kinds import Delta, lowrank, replace_rows
 from deltavc.delta.tensor import Tensor
 from deltavc.errors import NonFiniteTensor, ShapeMismatch, UnsafeFile, UnsupportedFormat
 from deltavc.formats.files import kind_of, read_small, shown
-from deltavc.formats.peft_config import LoraSettings, read_settings
+from deltavc.formats.peft_config import LoraSettings, Settings
+from deltavc.formats.peft_items import AdapterItem, Change, Factors, Rows, Whole, blob_of
+from deltavc.formats.peft_kinds import KINDS, MARKS, WEIGHTLESS, Kind, Module
 from deltavc.formats.pickles import PickledFile, refuse_pickle
 from deltavc.formats.safetensors import SafetensorsFile
 from deltavc.records.canonical import loads_strict
@@ -41,145 +39,12 @@ ATTACHMENTS = (
     "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
 )  # fmt: skip
 
-# ends of keys, and the part of a module's change that they hold
-PARTS = {
-    ".lora_A.weight": "a",
-    ".lora_B.weight": "b",
-    ".lora_embedding_A": "embedding_a",
-    ".lora_embedding_B": "embedding_b",
-    ".token_adapter.trainable_tokens_delta": "rows",
-    ".base_layer.weight": "copy",
-}
-NOT_REBUILT = {
-    ".lora_B.bias": "lora_bias",
-    ".lora_magnitude_vector": "use_dora",
-    ".lora_magnitude_vector.weight": "use_dora",
-}
+# Ends of keys that adapters of all kinds have, and what they hold.
+ROWS, COPY = ".token_adapter.trainable_tokens_delta", ".base_layer.weight"
+# PEFT wraps modules; the base knows nothing of the wrappers.
+WRAPPERS = ("base_layer", "modules_to_save", "ln_tuning_layers")
 # A training aid that no forward pass reads.
 SKIPPED = ("lora_velora_embed",)
-
-
-@dataclass(frozen=True, eq=False)
-class AdapterItem:
-    """One change that an adapter makes.
-
-    Attributes:
-        module: The module, as the adapter names it.
-        suffix: The parameter in the module: weight, bias, ….
-    """
-
-    module: str
-    suffix: str
-
-    @property
-    def kind(self) -> str:
-        """``lowrank``, ``rows``, ``replace`` or ``bias``."""
-        raise NotImplementedError
-
-    @property
-    def name(self) -> str:
-        """The parameter, as the adapter names it."""
-        return f"{self.module}.{self.suffix}" if self.module else self.suffix
-
-
-@dataclass(frozen=True, eq=False)
-class Factors(AdapterItem):
-    """Low-rank factors.
-
-    Attributes:
-        b: (out, r), or (out, r, 1, …) of a convolution.
-        a: (r, in), or (r, in, k, …).
-        scale: alpha / r, or the float64 nearest to alpha / sqrt(r).
-        layer: linear, embedding or conv.
-    """
-
-    b: Tensor
-    a: Tensor
-    scale: Fraction
-    layer: str
-
-    @property
-    def kind(self) -> str:
-        """``lowrank``."""
-        return "lowrank"
-
-    @property
-    def rank(self) -> int:
-        """The factors' inner dimension."""
-        return self.a.shape[0]
-
-    def orientations(self, shape: tuple[int, ...]) -> tuple[bool, ...]:
-        """Returns in which ways the product fits a parameter: as it is, transposed, both, none."""
-        product = (self.b.shape[0], *self.a.shape[1:])
-        if self.layer == "conv":
-            return (False,) if shape == product else ()
-        if self.layer == "embedding":
-            return (True,) if shape == product[::-1] else ()
-        return tuple(t for t in (False, True) if shape == (product[::-1] if t else product))
-
-    def delta(self, shape: tuple[int, ...], *, transposed: bool) -> Delta:
-        """Returns the delta on a parameter of this shape.
-
-        Args:
-            shape: The parameter's shape.
-            transposed: The parameter is the transpose of B @ A.
-
-        Returns:
-            The delta.
-        """
-        return lowrank(
-            self.b, self.a, self.scale, shape=shape, transposed=transposed, layer=self.layer
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Rows(AdapterItem):
-    """Trained rows of an embedding, which stand instead of the base's.
-
-    Attributes:
-        index: Ascending row numbers.
-        values: The rows.
-    """
-
-    index: NDArray[np.uint64]
-    values: Tensor
-
-    @property
-    def kind(self) -> str:
-        """``rows``."""
-        return "rows"
-
-    def delta(self, shape: tuple[int, ...], values: Tensor | None = None) -> Delta:
-        """Returns the delta on a parameter of this shape.
-
-        Args:
-            shape: The parameter's shape.
-            values: The rows in the parameter's dtype, where it is not the adapter's.
-
-        Returns:
-            The delta.
-        """
-        return replace_rows(self.index, self.values if values is None else values, shape)
-
-
-@dataclass(frozen=True, eq=False)
-class Whole(AdapterItem):
-    """A parameter that the adapter brings whole.
-
-    Attributes:
-        values: The parameter.
-        copied: It is the adapter's copy of what the base has under its factors.
-        saved: The config names its module in ``modules_to_save``.
-    """
-
-    values: Tensor
-    copied: bool = False
-    saved: bool = False
-
-    @property
-    def kind(self) -> str:
-        """``bias`` or ``replace``."""
-        return "bias" if self.suffix == "bias" else "replace"
 
 
 @dataclass
@@ -190,8 +55,11 @@ class Adapter:
         path: The folder.
         config: The parsed config.
         config_bytes: The config as found.
+        kind: What kind of adapter it is, as the config names it.
         settings: What of the config is read.
-        items: What the adapter changes, in the order of the file.
+        items: What the adapter changes, in the order of the file; nothing, if it acts
+            beside the weights.
+        empty: The tensors of its file that hold no element, by key.
         files: Files that go along: README and tokenizer.
         bytes_read: Bytes of config and weights.
         metadata: Metadata of the weights file.
@@ -200,12 +68,50 @@ class Adapter:
     path: Path
     config: dict[str, Any]
     config_bytes: bytes
-    settings: LoraSettings
+    kind: str
+    settings: Settings
     items: list[AdapterItem]
+    empty: dict[str, Tensor]
     files: dict[str, Path]
     bytes_read: int
     metadata: dict[str, str]
     _source: SafetensorsFile | PickledFile = field(repr=False)
+
+    @property
+    def weightless(self) -> bool:
+        """Whether it has no form as weights: a prompt, a prefix."""
+        return self.kind in WEIGHTLESS
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is a LoRA of which :mod:`deltavc.formats.peft_write` can make another one."""
+        return (
+            isinstance(self.settings, LoraSettings)
+            and self.kind == "LORA"
+            and (self.settings.plain)
+        )
+
+    def verbatim(self) -> bool:
+        """Tells whether the items hold all tensors of the file as they are in it."""
+        held = {key for item in self.items for key in _keys(item)}
+        changes = [item for item in self.items if isinstance(item, Change)]
+        shared = KINDS[self.kind].shared if not self.weightless else {}
+        left = {e.name for e in self._source.entries} - held - self.empty.keys() - shared.keys()
+        return all(c.verbatim for c in changes) and all(_passed_over(key) for key in left)
+
+    def file_bytes(self) -> bytes:
+        """Returns the weights file as it is.
+
+        Raises:
+            UnsafeFile: It is a pickle, which is not handed on.
+        """
+        if isinstance(self._source, PickledFile):
+            raise UnsafeFile(
+                f"the adapter in '{shown(self.path)}' must be kept as it is, and is a pickle",
+                hint="save it again with PEFT as safetensors",
+                path=str(self.path),
+            )
+        return (self.path / WEIGHTS).read_bytes()
 
     def close(self) -> None:
         """Closes the file; tensors that are in use stay good."""
@@ -256,17 +162,38 @@ def open_adapter(path: Path, *, allow_pickle: bool = False) -> Adapter:
     config = loads_strict(config_bytes, f"'{CONFIG}'", max_bytes=MAX_CONFIG)
     if not isinstance(config, dict):
         raise UnsafeFile(f"'{CONFIG}' is not a JSON object", path=str(path))
-    settings = read_settings(config)
+    name = config.get("peft_type")
+    kind = KINDS.get(name) if isinstance(name, str) else None
+    if kind is None and not (isinstance(name, str) and name in WEIGHTLESS):
+        raise UnsupportedFormat(
+            f"adapters of type '{shown(name)}' are not supported",
+            hint="merge the adapter into its model with PEFT, then commit the full model",
+            peft_type=shown(name),
+        )
+    settings = kind.read(config) if kind is not None else Settings()
     source = _open_weights(path, allow_pickle=allow_pickle)
     try:
-        items = _collect(source, settings)
+        tensors = {entry.name: source.tensor(entry.name) for entry in source.entries}
+        for key, tensor in tensors.items():
+            _check_numbers(key, tensor)
+        items = _collect(tensors, kind, settings) if kind is not None else []
     except BaseException:
         source.close()
         raise
-    files = {name: path / name for name in ATTACHMENTS if _is_attachment(path / name)}
+    files = {file: path / file for file in ATTACHMENTS if _is_attachment(path / file)}
     size = len(config_bytes) + source.size
     return Adapter(
-        path, config, config_bytes, settings, items, files, size, source.metadata, source
+        path=path,
+        config=config,
+        config_bytes=config_bytes,
+        kind=str(name),
+        settings=settings,
+        items=items,
+        empty={key: tensor for key, tensor in tensors.items() if not tensor.count},
+        files=files,
+        bytes_read=size,
+        metadata=source.metadata,
+        _source=source,
     )
 
 
@@ -288,27 +215,53 @@ def _is_attachment(path: Path) -> bool:
     return kind_of(path) == "file" and path.stat().st_size <= MAX_ATTACHMENT
 
 
-def _collect(source: SafetensorsFile | PickledFile, settings: LoraSettings) -> list[AdapterItem]:
+def _keys(item: AdapterItem) -> list[str]:
+    """Returns the keys of the tensors that an item holds."""
+    if isinstance(item, Change):
+        return list(item.keys.values())
+    return [item.key] if isinstance(item, Rows | Whole) else []
+
+
+def _passed_over(key: str) -> bool:
+    """Tells whether a tensor of the file says nothing about the model."""
+    return key.endswith(COPY) or "original_module" in key.split(".") or key.endswith(SKIPPED)
+
+
+@dataclass
+class _Parts:
+    """The tensors of one module: those of its kind, and those that all kinds have."""
+
+    module: Module
+    rows: Tensor | None = None
+    rows_key: str = ""
+    copy: Tensor | None = None
+    whole: dict[str, tuple[str, Tensor]] = field(default_factory=dict)
+
+
+def _collect(tensors: dict[str, Tensor], kind: Kind, settings: Settings) -> list[AdapterItem]:
     """Sorts the file's tensors by module and makes the items."""
-    modules: dict[str, dict[str, Tensor]] = {}
-    for entry in source.entries:
-        split = _split(entry.name)
-        if split is None:
+    shared = {part: tensors[key] for key, part in kind.shared.items() if key in tensors}
+    blobs = {part: blob_of(tensor) for part, tensor in shared.items()}
+    modules: dict[str, _Parts] = {}
+    for key, tensor in tensors.items():
+        if key in kind.shared or _is_skipped(key):
             continue
-        module, part = split
-        tensor = source.tensor(entry.name)
-        _check_numbers(entry.name, tensor)
-        parts = modules.setdefault(module, {})
-        if part in parts and not parts[part].same_bits(tensor):
-            raise UnsafeFile(
-                f"the adapter holds '{shown(entry.name)}' twice, with different values",
-                key=shown(entry.name),
-            )
-        parts[part] = tensor
+        path, end = _split(key, kind)
+        name = ".".join(n for n in path if n not in WRAPPERS)
+        found = modules.setdefault(name, _Parts(Module(name, shared=shared, blobs=blobs)))
+        if end == ROWS:
+            found.rows, found.rows_key = tensor, key
+        elif end == COPY:
+            found.copy = tensor
+        elif end in kind.ends:
+            _put(found.module, key, tensor, kind.ends[end], path, settings)
+        else:
+            _check_once(key, found.whole.get(end, ("", tensor))[1], tensor)
+            found.whole[end] = (key, tensor)
     items: list[AdapterItem] = []
-    for module, parts in modules.items():
-        items += _items(module, parts, settings)
-    if not items:
+    for found in modules.values():
+        items += _items(found, kind, settings)
+    if not modules:
         raise UnsupportedFormat(
             "the adapter's file holds no tensors", hint="save it again with PEFT"
         )
@@ -318,8 +271,13 @@ def _collect(source: SafetensorsFile | PickledFile, settings: LoraSettings) -> l
     return items
 
 
-def _split(key: str) -> tuple[str, str] | None:
-    """Returns module and part; None for what is passed over."""
+def _is_skipped(key: str) -> bool:
+    # the base's own values beside those in modules_to_save
+    return "original_module" in key.split(".") or key.endswith(tuple(f".{s}" for s in SKIPPED))
+
+
+def _split(key: str, kind: Kind) -> tuple[list[str], str]:
+    """Returns the path of the module, wrappers and all, and the end of the key."""
     if not key.startswith(KEY_PREFIX):
         raise UnsupportedFormat(
             f"the adapter's key '{shown(key)}' does not start with '{KEY_PREFIX}'",
@@ -327,28 +285,25 @@ def _split(key: str) -> tuple[str, str] | None:
             key=shown(key),
         )
     rest = "." + key.removeprefix(KEY_PREFIX)
-    for end, flag in NOT_REBUILT.items():
-        if rest.endswith(end):
-            raise UnsupportedFormat(
-                f"the adapter holds '{shown(key)}', as adapters with '{flag}' do",
-                hint="merge it with PEFT first",
-                flag=flag,
-            )
-    known = next((end for end in PARTS if rest.endswith(end)), "")
+    known = next((end for end in (*kind.ends, ROWS, COPY) if rest.endswith(end)), "")
     if known:
-        path, part = rest.removesuffix(known).split(".")[1:], PARTS[known]
-    else:
-        *path, part = rest.split(".")[1:]
-        if "original_module" in path or part in SKIPPED:
-            return None  # the base's own values beside those in modules_to_save
-        if any(name.startswith("lora_") for name in [*path, part]):
-            raise UnsupportedFormat(
-                f"the adapter's key '{shown(key)}' is of no kind that deltavc knows",
-                hint="upgrade deltavc, or merge the adapter with PEFT first",
-                key=shown(key),
-            )
-        part = f"whole {part}"
-    if known and "base_layer" in path:
+        return rest.removesuffix(known).split(".")[1:], known
+    *path, last = rest.split(".")[1:]
+    if any(name.startswith(MARKS) for name in [*path, last]):
+        raise UnsupportedFormat(
+            f"the adapter's key '{shown(key)}' is of no kind that deltavc knows",
+            hint="upgrade deltavc, or merge the adapter with PEFT first",
+            key=shown(key),
+        )
+    return path, last
+
+
+def _put(
+    module: Module, key: str, tensor: Tensor, part: str, path: list[str], settings: Settings
+) -> None:
+    """Enters a tensor of the kind, under its depth where PEFT wraps a module several times."""
+    depth = path.count("base_layer")
+    if depth and not (isinstance(settings, LoraSettings) and settings.parameters):
         # torch's MultiheadAttention: PEFT 0.21 adds the output projection's
         # delta twice, in forward and in its merge, and others may add it once.
         raise UnsupportedFormat(
@@ -356,8 +311,16 @@ def _split(key: str) -> tuple[str, str] | None:
             hint="leave MultiheadAttention out of target_modules, or merge with PEFT first",
             key=shown(key),
         )
-    # PEFT wraps modules; the base knows nothing of the wrappers.
-    return ".".join(n for n in path if n not in ("base_layer", "modules_to_save")), part
+    part = f"{part}@{depth}" if depth else part
+    _check_once(key, module.parts.get(part, tensor), tensor)
+    module.parts[part], module.keys[part] = tensor, key
+
+
+def _check_once(key: str, one: Tensor, other: Tensor) -> None:
+    if one is not other and not one.same_bits(other):
+        raise UnsafeFile(
+            f"the adapter holds '{shown(key)}' twice, with different values", key=shown(key)
+        )
 
 
 def _check_numbers(key: str, tensor: Tensor) -> None:
@@ -367,70 +330,21 @@ def _check_numbers(key: str, tensor: Tensor) -> None:
         )
 
 
-def _items(module: str, parts: dict[str, Tensor], settings: LoraSettings) -> list[AdapterItem]:
+def _items(found: _Parts, kind: Kind, settings: Settings) -> list[AdapterItem]:
     """Makes the items of one module."""
-    items: list[AdapterItem] = []
-    for a, b in (("a", "b"), ("embedding_a", "embedding_b")):
-        if (a in parts) != (b in parts):
-            raise UnsafeFile(
-                f"the adapter holds one of two factors of '{shown(module)}'", module=shown(module)
-            )
-        if a in parts:
-            embedding = a == "embedding_a"
-            items.append(_factors(module, parts[a], parts[b], settings, embedding=embedding))
-    if len(items) > 1:
-        raise UnsafeFile(
-            f"the adapter has '{shown(module)}' both as embedding and as linear layer",
-            module=shown(module),
-        )
-    if "copy" in parts:
-        items.append(Whole(module, "weight", parts["copy"], copied=bool(items)))
-    if "rows" in parts:
-        items.append(_rows(module, parts["rows"], settings))
-    items += [
-        Whole(module, part.removeprefix("whole "), tensor, saved=settings.saves(module))
-        for part, tensor in parts.items()
-        if part.startswith("whole ")
-    ]
+    name = found.module.name
+    items = kind.items(found.module, settings)
+    if found.copy is not None:
+        items.append(Whole(name, "weight", found.copy, copied=bool(items)))
+    if found.rows is not None:
+        items.append(_rows(found, found.rows, settings))
+    for suffix, (key, tensor) in found.whole.items():
+        items.append(Whole(name, suffix, tensor, saved=settings.saves(name), key=key))
     return items
 
 
-def _factors(
-    module: str, a: Tensor, b: Tensor, settings: LoraSettings, *, embedding: bool
-) -> Factors:
-    shapes = f"A {a.shape} and B {b.shape} of '{shown(module)}'"
-    if not (a.dtype.arithmetic and b.dtype.arithmetic):
-        raise UnsupportedFormat(
-            f"the factors of '{shown(module)}' are {b.dtype.name} and {a.dtype.name}",
-            hint="deltavc reads factors in F16, BF16, F32 and F64",
-        )
-    fits = len(a.shape) >= 2 and len(a.shape) == len(b.shape) and a.count and b.count
-    if not fits or any(dim != 1 for dim in b.shape[2:]) or (embedding and len(a.shape) > 2):
-        raise ShapeMismatch(f"{shapes} are not factors", module=shown(module))
-    rank = a.shape[0]
-    if len(a.shape) > 2 and b.shape[1] != rank and rank % b.shape[1] == 0:
-        raise UnsupportedFormat(
-            f"'{shown(module)}' is a grouped convolution, and its factors have no product",
-            hint="leave grouped convolutions out of target_modules",
-            module=shown(module),
-        )
-    if b.shape[1] != rank:
-        raise ShapeMismatch(f"{shapes} have no common rank", module=shown(module))
-    said = settings.rank_of(module)
-    if rank != said:
-        raise ShapeMismatch(
-            f"'{shown(module)}' has rank {rank}, and the adapter's config says {said}",
-            hint="take config and weights of the same adapter",
-            module=shown(module),
-            expected=said,
-            found=rank,
-        )
-    layer = "embedding" if embedding else "linear" if len(a.shape) == 2 else "conv"
-    return Factors(module, "weight", b, a, settings.scale_of(module, rank), layer)
-
-
-def _rows(module: str, values: Tensor, settings: LoraSettings) -> Rows:
-    tokens = settings.tokens
+def _rows(found: _Parts, values: Tensor, settings: Settings) -> Rows:
+    module, tokens = found.module.name, settings.tokens
     if isinstance(tokens, dict):
         tokens = next(
             (t for key, t in tokens.items() if module == key or module.endswith(f".{key}")), []
@@ -447,4 +361,5 @@ def _rows(module: str, values: Tensor, settings: LoraSettings) -> Rows:
     order = np.argsort(np.array(tokens, dtype=np.uint64), kind="stable")
     rows = values.bits.reshape(values.shape)[order].reshape(-1)
     index = np.array(tokens, dtype=np.uint64)[order]
-    return Rows(module, "weight", index, Tensor(values.dtype, values.shape, rows))
+    ordered = Tensor(values.dtype, values.shape, rows)
+    return Rows(module, "weight", index, ordered, key=found.rows_key)

@@ -9,27 +9,47 @@ refused by name, and so is a field that a newer PEFT has and that is set.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
 from deltavc.errors import UnsupportedFormat
 from deltavc.formats.files import shown
 
-__all__ = ["LoraSettings", "NamePattern", "read_settings", "rslora_scale"]
+__all__ = [
+    "COMMON",
+    "LoraSettings",
+    "NamePattern",
+    "Settings",
+    "bias_of",
+    "check_fields",
+    "flag_of",
+    "misplaced",
+    "names_of",
+    "number_of",
+    "patterns_of",
+    "read_settings",
+    "rslora_scale",
+    "tokens_of",
+]
 
-# Fields that say how the adapter was made or where it was put, not what it is.
-HARMLESS = {
-    "auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying",
-    "eva_config", "exclude_modules", "inference_mode", "layers_pattern", "layers_to_transform",
-    "loftq_config", "lora_dropout", "lora_ga_config", "megatron_core", "peft_type",
-    "peft_version", "qalora_group_size", "revision", "runtime_config", "target_modules",
-    "task_type", "velora_config",
+# Fields of every kind that say where the adapter was put, not what it is.
+COMMON = {
+    "auto_mapping", "base_model_name_or_path", "exclude_modules", "inference_mode",
+    "layers_pattern", "layers_to_transform", "peft_type", "peft_version", "revision",
+    "target_modules", "task_type",
+}  # fmt: skip
+# Fields of LoRA that say how the adapter was made.
+HARMLESS = COMMON | {
+    "corda_config", "ensure_weight_tying", "eva_config", "loftq_config", "lora_dropout",
+    "lora_ga_config", "megatron_core", "qalora_group_size", "runtime_config", "velora_config",
 }  # fmt: skip
 # Fields that are read below.
 READ = {
-    "alpha_pattern", "bias", "fan_in_fan_out", "init_lora_weights", "lora_alpha",
-    "modules_to_save", "r", "rank_pattern", "trainable_token_indices", "use_rslora",
+    "alpha_pattern", "bias", "fan_in_fan_out", "init_lora_weights", "lora_alpha", "lora_bias",
+    "modules_to_save", "r", "rank_pattern", "target_parameters", "trainable_token_indices",
+    "use_dora", "use_rslora",
 }  # fmt: skip
 # Fields that change the delta, or the model around it.
 REFUSED = {
@@ -37,17 +57,13 @@ REFUSED = {
     "arrow_config": "it routes between adapters",
     "kasa_config": "it changes the base weights",
     "layer_replication": "it changes the number of layers",
-    "lora_bias": "it adds to biases",
     "megatron_config": "its layers are split over processes",
     "monteclora_config": "its weights are random",
-    "target_parameters": "it adapts parameters without a module of their own",
     "use_bdlora": "its factors are block-diagonal",
-    "use_dora": "it rescales the base weights",
     "use_qalora": "it pools its inputs",
 }
 # Initialisations that leave the base's weights as they are.
 PLAIN_INITS = {"gaussian", "eva", "orthogonal", "mica"}
-BIASES = ("none", "all", "lora_only")
 MAX_RANK = 1 << 24
 MAX_ALPHA = 1e9
 MAX_PATTERNS = 50_000
@@ -102,29 +118,57 @@ class NamePattern:
         return all(name.startswith(text, start + at) for at, text in self._runs)
 
 
-@dataclass(frozen=True)
-class LoraSettings:
-    """What a LoRA config says about the deltas.
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a config of any kind says about the deltas.
+
+    Attributes:
+        fan_in_fan_out: Weights are stored as (in, out).
+        bias: Which biases the adapter brings: none, all, or those of its own modules.
+        modules_to_save: Names of modules that it brings whole.
+        tokens: Trained rows of the embedding, or of the modules named.
+    """
+
+    fan_in_fan_out: bool = False
+    bias: str = "none"
+    modules_to_save: tuple[str, ...] = ()
+    tokens: list[int] | dict[str, list[int]] = field(default_factory=list)
+
+    def saves(self, module: str) -> bool:
+        """Tells whether a module lies in one that the adapter brings whole."""
+        parts = module.split(".")
+        paths = [".".join(parts[: i + 1]) for i in range(len(parts))]
+        return any(path.endswith(saved) for path in paths for saved in self.modules_to_save)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSettings(Settings):
+    """What a LoRA config says about the deltas; LoHa and LoKr have the same of it.
 
     Attributes:
         rank: Rank of modules without one of their own.
         alpha: Alpha of modules without one of their own.
         rslora: Scale by alpha / sqrt(r) instead of alpha / r.
-        fan_in_fan_out: Weights are stored as (in, out).
-        bias: Which biases the adapter brings: none, all or lora_only.
-        modules_to_save: Names of modules that it brings whole.
-        tokens: Trained rows of the embedding, or of the modules named.
+        dora: Each output's weights are brought to a trained length.
+        lora_bias: The factors' product adds to the biases as well.
+        parameters: Parameters that are adapted without a module of their own.
+        ranks: Ranks by module.
+        alphas: Alphas by module.
     """
 
     rank: int
     alpha: Fraction
-    rslora: bool
-    fan_in_fan_out: bool
-    bias: str
-    modules_to_save: tuple[str, ...]
-    tokens: list[int] | dict[str, list[int]]
-    ranks: tuple[tuple[NamePattern, Fraction], ...]
-    alphas: tuple[tuple[NamePattern, Fraction], ...]
+    rslora: bool = False
+    dora: bool = False
+    lora_bias: bool = False
+    parameters: tuple[str, ...] = ()
+    ranks: tuple[tuple[NamePattern, Fraction], ...] = ()
+    alphas: tuple[tuple[NamePattern, Fraction], ...] = ()
+
+    @property
+    def plain(self) -> bool:
+        """Whether there is nothing to the adapter but factors and whole parameters."""
+        return not (self.dora or self.lora_bias or self.parameters)
 
     def rank_of(self, module: str) -> int:
         """Returns the rank that the config gives a module."""
@@ -134,12 +178,6 @@ class LoraSettings:
         """Returns the scale of a module's factors as an exact rational."""
         alpha = _first(self.alphas, module, self.alpha)
         return rslora_scale(alpha, rank) if self.rslora else alpha / rank
-
-    def saves(self, module: str) -> bool:
-        """Tells whether a module lies in one that the adapter brings whole."""
-        parts = module.split(".")
-        paths = [".".join(parts[: i + 1]) for i in range(len(parts))]
-        return any(path.endswith(saved) for path in paths for saved in self.modules_to_save)
 
 
 def _first(
@@ -181,45 +219,81 @@ def read_settings(config: dict[str, Any]) -> LoraSettings:
         UnsupportedFormat: Another type of adapter, a field that changes the
             delta, an unknown field that is set, or a value out of place.
     """
-    kind = config.get("peft_type")
-    if kind != "LORA":
+    if config.get("peft_type") != "LORA":
         raise UnsupportedFormat(
-            f"adapters of type '{shown(kind)}' are not supported",
+            f"an adapter of type '{shown(config.get('peft_type'))}' is no LoRA",
             hint="merge the adapter into its model with PEFT, then commit the full model",
-            peft_type=shown(kind),
+            peft_type=shown(config.get("peft_type")),
         )
-    for flag, why in REFUSED.items():
+    check_fields(config, HARMLESS | READ, REFUSED)
+    _check_init(config.get("init_lora_weights"))
+    dora, lora_bias = (flag_of(config, flag) for flag in ("use_dora", "lora_bias"))
+    parameters = names_of(config, "target_parameters")
+    if dora and (lora_bias or parameters):
+        other = "lora_bias" if lora_bias else "target_parameters"
+        _refuse(
+            other,
+            f"the adapter sets 'use_dora' and '{other}', which have no meaning together",
+            "merge it with PEFT first",
+        )
+    bias = bias_of(config, "lora_only")
+    if lora_bias and bias != "none":
+        _refuse(
+            "lora_bias",
+            f"the adapter trains biases twice, by 'lora_bias' and by 'bias' = '{bias}'",
+            "merge it with PEFT first",
+        )
+    return LoraSettings(
+        rank=int(number_of(config, "r", 8, whole=True)),
+        alpha=number_of(config, "lora_alpha", 8),
+        rslora=flag_of(config, "use_rslora"),
+        dora=dora,
+        lora_bias=lora_bias,
+        parameters=parameters,
+        fan_in_fan_out=flag_of(config, "fan_in_fan_out"),
+        bias=bias,
+        modules_to_save=names_of(config, "modules_to_save"),
+        tokens=tokens_of(config),
+        ranks=patterns_of(config, "rank_pattern", whole=True),
+        alphas=patterns_of(config, "alpha_pattern", whole=False),
+    )
+
+
+def check_fields(
+    config: Mapping[str, Any], known: Collection[str], refused: Mapping[str, str]
+) -> None:
+    """Refuses fields that change the delta in a way that is not rebuilt, or that nobody knows.
+
+    Args:
+        config: The parsed config.
+        known: Fields that are read, and such as do not change the delta.
+        refused: Fields that may not be set, and what they do.
+
+    Raises:
+        UnsupportedFormat: One of the others is set; it is named.
+    """
+    for flag, why in refused.items():
         if config.get(flag):
             _refuse(flag, f"the adapter uses '{flag}': {why}", "merge it with PEFT first")
     for flag, value in config.items():
-        if value and flag not in HARMLESS and flag not in READ:
+        if value and flag not in known:
             _refuse(
                 flag,
                 f"the adapter sets '{shown(flag)}', which this version of deltavc does not know",
                 "upgrade deltavc, or merge the adapter with PEFT first",
             )
-    _check_init(config.get("init_lora_weights"))
-    bias = config.get("bias") or "none"
-    if bias not in BIASES:
-        _misplaced("bias")
-    return LoraSettings(
-        rank=int(_number("r", config.get("r", 8), whole=True)),
-        alpha=_number("lora_alpha", config.get("lora_alpha", 8)),
-        rslora=_flag("use_rslora", config.get("use_rslora")),
-        fan_in_fan_out=_flag("fan_in_fan_out", config.get("fan_in_fan_out")),
-        bias=bias,
-        modules_to_save=_names("modules_to_save", config.get("modules_to_save")),
-        tokens=_tokens(config.get("trainable_token_indices")),
-        ranks=_patterns("rank_pattern", config.get("rank_pattern"), whole=True),
-        alphas=_patterns("alpha_pattern", config.get("alpha_pattern"), whole=False),
-    )
 
 
 def _refuse(flag: str, message: str, hint: str) -> None:
     raise UnsupportedFormat(message, hint=hint, flag=shown(flag))
 
 
-def _misplaced(flag: str) -> None:
+def misplaced(flag: str) -> None:
+    """Refuses a field for its value.
+
+    Raises:
+        UnsupportedFormat: Always.
+    """
     _refuse(
         flag,
         f"the adapter's '{flag}' has a value that it cannot have",
@@ -232,7 +306,7 @@ def _check_init(value: Any) -> None:
     if value is None or isinstance(value, bool):
         return
     if not isinstance(value, str):
-        _misplaced("init_lora_weights")
+        misplaced("init_lora_weights")
     if str(value).lower() not in PLAIN_INITS:
         _refuse(
             "init_lora_weights",
@@ -241,40 +315,65 @@ def _check_init(value: Any) -> None:
         )
 
 
-def _flag(flag: str, value: Any) -> bool:
+def flag_of(config: Mapping[str, Any], flag: str, default: bool = False) -> bool:
+    """Returns a field that is true or false."""
+    value = config.get(flag, default)
     if value is not None and not isinstance(value, bool):
-        _misplaced(flag)
+        misplaced(flag)
     return bool(value)
 
 
-def _number(flag: str, value: Any, *, whole: bool = False) -> Fraction:
+def bias_of(config: Mapping[str, Any], own: str) -> str:
+    """Returns which biases come whole: none, all, or those of the kind's own modules."""
+    value = config.get("bias") or "none"
+    if value not in ("none", "all", own):
+        misplaced("bias")
+    return str(value)
+
+
+def number_of(
+    config: Mapping[str, Any], flag: str, default: float | None = None, *, whole: bool = False
+) -> Fraction:
+    """Returns a field that is a number, within reason; a whole one is at least 1."""
+    return _number(flag, config.get(flag, default), whole=whole)
+
+
+def _number(flag: str, value: Any, *, whole: bool) -> Fraction:
     if type(value) is int and (1 <= value <= MAX_RANK if whole else abs(value) <= MAX_ALPHA):
         return Fraction(value)
     if whole or type(value) is not float or not abs(value) <= MAX_ALPHA:
-        _misplaced(flag)
+        misplaced(flag)
     return Fraction(value)
 
 
-def _names(flag: str, value: Any) -> tuple[str, ...]:
+def names_of(config: Mapping[str, Any], flag: str) -> tuple[str, ...]:
+    """Returns a field that lists names."""
+    value = config.get(flag)
     if value is None:
         return ()
     if not isinstance(value, list) or not all(isinstance(v, str) and v for v in value):
-        _misplaced(flag)
+        misplaced(flag)
     return tuple(value)
 
 
-def _patterns(flag: str, value: Any, *, whole: bool) -> tuple[tuple[NamePattern, Fraction], ...]:
+def patterns_of(
+    config: Mapping[str, Any], flag: str, *, whole: bool
+) -> tuple[tuple[NamePattern, Fraction], ...]:
+    """Returns a field that gives some modules a number of their own."""
+    value = config.get(flag)
     if value is None:
         return ()
     if not isinstance(value, dict) or len(value) > MAX_PATTERNS:
-        _misplaced(flag)
+        misplaced(flag)
     return tuple(
         (NamePattern(key, flag), _number(flag, item, whole=whole)) for key, item in value.items()
     )
 
 
-def _tokens(value: Any) -> list[int] | dict[str, list[int]]:
+def tokens_of(config: Mapping[str, Any]) -> list[int] | dict[str, list[int]]:
+    """Returns the trained rows of embeddings."""
     flag = "trainable_token_indices"
+    value = config.get(flag)
     if value is None:
         return []
     lists = value.values() if isinstance(value, dict) else [value]
@@ -284,6 +383,6 @@ def _tokens(value: Any) -> list[int] | dict[str, list[int]]:
             or not all(type(row) is int and 0 <= row < MAX_TOKENS for row in rows)
             or len(set(rows)) != len(rows)
         ):
-            _misplaced(flag)
+            misplaced(flag)
     found: list[int] | dict[str, list[int]] = value
     return found

@@ -10,17 +10,22 @@ serve a model that nobody trained, so it is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import permutations
 
 import numpy as np
 
-from deltavc.delta.kinds import Delta, dense, replace
+from deltavc.delta.kinds import Delta, dense
+from deltavc.delta.kinds import replace as replace_values
 from deltavc.delta.rounding import round_sticky
 from deltavc.delta.tensor import DType, Tensor
 from deltavc.errors import BaseMismatch, NonFiniteTensor, ShapeMismatch, UnsupportedFormat
 from deltavc.formats.files import shown
-from deltavc.formats.peft import Adapter, AdapterItem, Factors, Rows, Whole
+from deltavc.formats.peft import Adapter
+from deltavc.formats.peft_items import AdapterItem, Change, Place, Rows, Whole
+from deltavc.formats.peft_kinds.lora import Experts
 from deltavc.formats.peft_orient import Orientations
 
 __all__ = ["Matched", "match", "own_name"]
@@ -29,6 +34,7 @@ Entries = Mapping[str, tuple[DType, tuple[int, ...]]]
 DROPPED = "-"
 MAX_SHOWN_NAMES = 5
 MAX_CANDIDATES = 64
+MAX_EXPERTS = 4  # parameters of one module that are adapted apart
 COMPARE_STEP = 1 << 20
 
 
@@ -37,7 +43,8 @@ class Matched:
     """An adapter as changes of a base's parameters.
 
     Attributes:
-        params: Deltas by base parameter: low-rank ones, or replaced rows.
+        params: Deltas by base parameter: changes that add up, or replaced rows.
+        computed: Changes without a form as a delta, by base parameter, to be computed there.
         replaced: Base parameters that the adapter brings whole; they may have
             another dtype and another first dimension.
         new: Parameters that the base lacks, under the adapter's own names.
@@ -49,15 +56,19 @@ class Matched:
             the two are tied: a change of one is a change of both.
         copies: Base parameters of which the adapter holds a copy beside its
             factors.
+        held: Where the tensors of the adapter's file are: for each key the base
+            parameter, and the tensor of its delta, or "" for the parameter itself.
     """
 
     params: dict[str, list[Delta]] = field(default_factory=dict)
+    computed: dict[str, tuple[Change, Place]] = field(default_factory=dict)
     replaced: dict[str, Tensor] = field(default_factory=dict)
     new: dict[str, Delta] = field(default_factory=dict)
     prefix: str = ""
     names: dict[str, str] = field(default_factory=dict)
     ties: dict[str, str] = field(default_factory=dict)
     copies: dict[str, Tensor] = field(default_factory=dict)
+    held: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
 def own_name(name: str, prefix: str) -> str:
@@ -94,31 +105,91 @@ def match(
         UnsupportedFormat: A quantised base, or two changes of tied weights.
     """
     base = _Base(base_entries, tied)
-    trained = [item for item in adapter.items if isinstance(item, Factors | Rows)]
-    scheme = _find_scheme(base, trained or list(adapter.items))
+    if not adapter.items:
+        return Matched()
+    items, scheme = _resolve(base, adapter.items)
     matched = Matched(prefix=scheme.prefix)
     orientations = Orientations(base_entries, adapter.settings.fan_in_fan_out)
-    for item in adapter.items:
+    shared: set[str] = set()
+    for item in items:
         found = scheme.find(item.name)
-        if isinstance(item, Factors) and found is not None:
+        if isinstance(item, Change) and found is not None:
             orientations.note(item, base_entries[found][1])
+            shared |= {item.module} if item.optional else set()
     lost: list[str] = []
-    for item in adapter.items:
+    for item in items:
         found = scheme.find(item.name)
+        if isinstance(item, Change) and item.module in shared:
+            item = item.sharing()
         if found is not None:
             _note(matched, base, item, found, scheme.apply(item.name))
-            _place(matched, base, item, found, orientations)
+            _place(matched, base, item, found, orientations, read or _unread)
         elif isinstance(item, Whole) and item.saved:
-            delta = dense if item.values.dtype.arithmetic else replace
+            delta = dense if item.values.dtype.arithmetic else replace_values
             matched.new[item.name] = delta(item.values)
             matched.names[item.name] = item.name
-        else:
+            matched.held[item.key] = (item.name, "")
+        elif not (isinstance(item, Change) and item.optional):
             lost.append(item.name)
     if lost:
-        raise _mismatch(lost, len(adapter.items))
+        raise _mismatch(lost, len(items))
     if read is not None:
         _check_copies(matched, read)
     return matched
+
+
+def _unread(name: str) -> Tensor:
+    raise BaseMismatch(f"the values of '{shown(name)}' are needed, and the base is not at hand")
+
+
+def _resolve(base: _Base, items: Sequence[AdapterItem]) -> tuple[list[AdapterItem], _Scheme]:
+    """Returns the items, and the scheme under which all are found.
+
+    The parameters of a module of experts are told by their shapes: each way to
+    give the wrappers' tensors to them is tried, and one must fit.
+
+    Raises:
+        UnsupportedFormat: Several ways fit.
+    """
+    found: list[tuple[list[AdapterItem], _Scheme]] = []
+    failed: BaseMismatch | ShapeMismatch | None = None
+    for candidate in _assigned(items):
+        trained = [i for i in candidate if isinstance(i, Change | Rows) and not _is_optional(i)]
+        try:
+            found.append((candidate, _find_scheme(base, trained or candidate)))
+        except (BaseMismatch, ShapeMismatch) as error:
+            failed = failed or error
+    if len(found) > 1:
+        names = sorted({i.name for i in found[0][0] if isinstance(i, Experts)})
+        raise UnsupportedFormat(
+            f"the shapes do not tell which of {_listed(names)} the adapter's tensors belong to",
+            hint="merge the adapter with PEFT, then commit the full model",
+            parameters=names,
+        )
+    if not found:
+        raise failed or _mismatch([item.name for item in items], len(items))
+    return found[0]
+
+
+def _is_optional(item: AdapterItem) -> bool:
+    return isinstance(item, Change) and item.optional
+
+
+def _assigned(items: Sequence[AdapterItem]) -> Iterator[list[AdapterItem]]:
+    """Yields the items with the parameters of experts given to them, in each possible way."""
+    experts = [item for item in items if isinstance(item, Experts)]
+    if not experts:
+        yield list(items)
+        return
+    depths = max(item.depth for item in experts) + 1
+    names = sorted({name for item in experts for name in item.names})
+    for order in permutations(names[:MAX_EXPERTS], min(depths, MAX_EXPERTS)):
+        yield [
+            replace(item, suffix=order[item.depth % len(order)])
+            if isinstance(item, Experts)
+            else item
+            for item in items
+        ]
 
 
 class _Base:
@@ -216,7 +287,7 @@ def _found_fit(base: _Base, scheme: _Scheme, item: AdapterItem) -> tuple[bool, b
 
 
 def _fits(item: AdapterItem, shape: tuple[int, ...]) -> bool:
-    if isinstance(item, Factors):
+    if isinstance(item, Change):
         return bool(item.orientations(shape))
     if isinstance(item, Rows):
         return shape[1:] == item.values.shape[1:] and int(item.index[-1]) < shape[0]
@@ -239,8 +310,8 @@ def _misfit(wrong: Sequence[AdapterItem], shape: tuple[int, ...], total: int) ->
 
 
 def _shape(item: AdapterItem) -> str:
-    if isinstance(item, Factors):
-        return f"B {item.b.shape} and A {item.a.shape}"
+    if isinstance(item, Change):
+        return item.told
     if isinstance(item, Rows):
         return f"rows {item.values.shape} up to {int(item.index[-1])}"
     return str(item.values.shape) if isinstance(item, Whole) else ""
@@ -271,7 +342,12 @@ def _note(matched: Matched, base: _Base, item: AdapterItem, found: str, meant: s
 
 
 def _place(
-    matched: Matched, base: _Base, item: AdapterItem, found: str, orientations: Orientations
+    matched: Matched,
+    base: _Base,
+    item: AdapterItem,
+    found: str,
+    orientations: Orientations,
+    read: Callable[[str], Tensor],
 ) -> None:
     """Enters an item under the base parameter that was found for it."""
     dtype, shape = base.entries[found]
@@ -283,6 +359,8 @@ def _place(
         if torn or (found in matched.params and not item.copied):
             raise _torn(found)
         known[found] = item.values
+        if not item.copied:
+            matched.held[item.key] = (found, "")
         return
     if not dtype.arithmetic:
         raise UnsupportedFormat(
@@ -291,15 +369,32 @@ def _place(
             parameter=found,
         )
     if isinstance(item, Rows):
-        delta = item.delta(shape, _in_dtype(item, dtype))
+        delta: Delta | None = item.delta(shape, _in_dtype(item, dtype))
+        matched.held[item.key] = (found, "")
     else:
-        assert isinstance(item, Factors)
-        delta = item.delta(shape, transposed=orientations.of(item, found, shape))
-    others = matched.params.setdefault(found, [])
-    if found in matched.replaced or not all(_same_change(delta, other) for other in others):
+        assert isinstance(item, Change)
+        place = Place(shape, orientations.of(item, found, shape), partial(read, found))
+        delta = _delta(item, place)
+        matched.held |= {key: (found, part) for part, key in item.keys.items()}
+    others = matched.params.setdefault(found, []) if delta is not None else []
+    torn = found in matched.replaced or found in matched.computed
+    if torn or (delta is None and found in matched.params):
         raise _torn(found)
-    if not others:
+    if delta is None:
+        assert isinstance(item, Change)
+        matched.computed[found] = (item, place)
+    elif not all(_same_change(delta, other) for other in others):
+        raise _torn(found)
+    elif not others:
         others.append(delta)
+
+
+def _delta(item: Change, place: Place) -> Delta | None:
+    """Returns the delta of a change; None where it has no exact form as one."""
+    try:
+        return item.delta(place)
+    except UnsupportedFormat:
+        return None
 
 
 def _torn(name: str) -> UnsupportedFormat:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from deltavc.delta.tensor import DType
 from deltavc.errors import UnsupportedFormat
 from deltavc.formats.files import shown
-from deltavc.formats.peft import Factors
+from deltavc.formats.peft_items import Change
 
 __all__ = ["Orientations"]
 
@@ -32,17 +32,17 @@ class Orientations:
         self._contradicted = False
         self._votes: dict[str, set[bool]] | None = None
 
-    def note(self, item: Factors, shape: tuple[int, ...]) -> None:
+    def note(self, item: Change, shape: tuple[int, ...]) -> None:
         """Takes notice of a trained layer whose shape tells its orientation."""
         possible = item.orientations(shape)
         if item.layer == "linear" and len(possible) == 1 and possible[0] != self._flag:
             self._contradicted = True
 
-    def of(self, item: Factors, name: str, shape: tuple[int, ...]) -> bool:
-        """Tells whether a parameter is the transpose of its layer's B @ A.
+    def of(self, item: Change, name: str, shape: tuple[int, ...]) -> bool:
+        """Tells whether a parameter is the transpose of what its layer computes with.
 
         Args:
-            item: The factors.
+            item: The change.
             name: The base's parameter.
             shape: Its shape.
 

@@ -87,7 +87,8 @@ def test_a_config_that_is_not_sound_json(tmp_path, text):
         ("lora_bias", True),
         ("alora_invocation_tokens", [1, 2]),
         ("layer_replication", [[0, 4], [2, 6]]),
-        ("target_parameters", ["mlp.experts.gate_up_proj"]),
+        ("target_parameters", "mlp.experts.gate_up_proj"),
+        ("use_dora", 1),
         ("megatron_config", {"hidden_size": 1}),
         ("arrow_config", {"top_k": 3}),
         ("kasa_config", {"beta": 1}),
@@ -142,7 +143,7 @@ def test_a_field_that_is_not_understood_is_named(tmp_path, flag, value):
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("kind", ["LOHA", "ADALORA", "lora", "", None, 5, ["LORA"], "\x1b[2J"])
+@pytest.mark.parametrize("kind", ["C3A", "XLORA", "lora", "", None, 5, ["LORA"], "\x1b[2J"])
 def test_other_types_of_adapter(tmp_path, kind):
     with pytest.raises(UnsupportedFormat, match="of type") as caught:
         open_adapter(adapter_at(tmp_path, PLAIN | {"peft_type": kind}))
