@@ -32,6 +32,7 @@ STRATEGIES: dict[str, str] = {
     "magnitude-prune": "deltavc.merge.magnitude_prune:MagnitudePrune",
     "della": "deltavc.merge.della:Della",
     "della-linear": "deltavc.merge.della:DellaLinear",
+    "sce": "deltavc.merge.sce:Sce",
     "ours": "deltavc.merge.pick:Ours",
     "theirs": "deltavc.merge.pick:Theirs",
     "base": "deltavc.merge.pick:Base",
