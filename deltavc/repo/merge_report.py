@@ -13,7 +13,6 @@ from deltavc.repo.results import MergeConflictRow
 
 if TYPE_CHECKING:
     from deltavc.delta.kinds import Delta
-    from deltavc.delta.tensor import Tensor
 
 __all__ = ["Meeting", "conflict_rows", "meeting"]
 
@@ -61,7 +60,7 @@ def meeting(decider: Decider, name: str) -> Meeting:
         Norm of each side's increment, cosine and share of opposed signs of the first
         two sides that changed it; None where there is no difference in numbers.
     """
-    from deltavc.delta.compare import compare, opposed_share
+    from deltavc.delta.compare import angle, norm, opposed_share
 
     increments = [_increment(decider.base, side, name) for side in decider.sides]
     if not any(increments):
@@ -69,22 +68,22 @@ def meeting(decider: Decider, name: str) -> Meeting:
     known = name in decider.repo.base(decider.base.base).tensors
     loaded = [[(decider.delta(oid), c) for oid, c in terms.items()] for terms in increments]
     origin = decider.opened.tensor(name) if known and _needs_base(loaded) else None
-    changed = [terms for terms in loaded if terms]
+    changed = [number for number, terms in enumerate(loaded) if terms]
+    norms: list[float | None] = [None if terms else 0.0 for terms in loaded]
     try:
-        norms: list[float | None] = [_norm(terms, origin) for terms in loaded]
+        for number in changed[2:] if len(changed) > 1 else changed:
+            norms[number] = norm(loaded[number], origin)
         if len(changed) < 2:
             return norms, None, None
-        found = compare(changed[0], changed[1], origin)
-        cosine = None if math.isnan(found.cosine) else found.cosine
-        return norms, cosine, opposed_share(changed[0], changed[1], origin)
+        one, other = (loaded[number] for number in changed[:2])
+        norms[changed[0]], norms[changed[1]], cosine = angle(one, other, origin)
+        return (
+            norms,
+            None if math.isnan(cosine) else cosine,
+            opposed_share(one, other, origin),
+        )
     except ShapeMismatch:  # replacements of another form have no difference in numbers
         return NOTHING
-
-
-def _norm(terms: Sequence[tuple[Delta, object]], origin: Tensor | None) -> float:
-    from deltavc.delta.compare import norm
-
-    return norm(terms, origin)  # type: ignore[arg-type]
 
 
 def _increment(base: Vector, side: Vector, name: str) -> Terms:

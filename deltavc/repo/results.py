@@ -124,7 +124,7 @@ class MergeConflictRow(_Result, frozen=True):
 
     ``norms`` has a change's Frobenius norm for each side, ``cosine`` the angle between the
     first two that changed it, ``opposed`` the share of the elements that both change in which
-    they do so with opposite signs, on a sample of at most 2^20 elements.
+    they do so with opposite signs, on a sample of some 2^17 elements.
     ``parts`` are rows of a parameter, or keys of a file.
     """
 
