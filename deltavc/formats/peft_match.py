@@ -28,7 +28,7 @@ from deltavc.formats.peft_items import AdapterItem, Change, Place, Rows, Whole
 from deltavc.formats.peft_kinds.lora import Experts
 from deltavc.formats.peft_orient import Orientations
 
-__all__ = ["Matched", "match", "own_name"]
+__all__ = ["Matched", "computed", "match", "own_name"]
 
 Entries = Mapping[str, tuple[DType, tuple[int, ...]]]
 DROPPED = "-"
@@ -387,6 +387,31 @@ def _place(
         raise _torn(found)
     elif not others:
         others.append(delta)
+
+
+def computed(name: str, change: Change, place: Place) -> Tensor:
+    """Returns a parameter as a change makes it that has no form as a delta.
+
+    Args:
+        name: The parameter.
+        change: The change.
+        place: Where it is made.
+
+    Returns:
+        The values in the parameter's dtype, rounded to nearest once they were
+        computed in float64.
+
+    Raises:
+        NonFiniteTensor: They are too large for it.
+        UnsupportedFormat: The change cannot be computed.
+    """
+    base = place.origin()
+    rounded = _rounded(Tensor.from_array(change.result(place)), base.dtype)
+    if not rounded.is_finite():
+        raise NonFiniteTensor(
+            f"the adapter makes '{shown(name)}' too large for {base.dtype.name}", tensor=shown(name)
+        )
+    return rounded
 
 
 def _delta(item: Change, place: Place) -> Delta | None:

@@ -17,19 +17,16 @@ from statistics import median_low
 from typing import TYPE_CHECKING
 
 from deltavc.delta.vector import (
-    ATTACHMENT,
     FILE,
     PREFIX,
     REMOVED,
     SHAPE,
     Terms,
     Vector,
-    add_terms,
     form_to_text,
 )
 from deltavc.errors import BaseMismatch, UnsupportedFormat
 from deltavc.ids import DeltaId
-from deltavc.records import canonical
 from deltavc.repo.parallel import unordered
 from deltavc.repo.results import KindRow
 
@@ -37,19 +34,13 @@ if TYPE_CHECKING:
     from deltavc.delta.kinds import Delta
     from deltavc.delta.tensor import Tensor
     from deltavc.formats.checkpoint import Checkpoint
-    from deltavc.formats.peft import Adapter
     from deltavc.repo.objects import ObjectSink
     from deltavc.repo.openbase import OpenBase
     from deltavc.repo.repository import Repository
 
-__all__ = ["Encoding", "Options", "Selection", "encode_adapter", "encode_checkpoint"]
+__all__ = ["Encoding", "Options", "Selection", "encode_checkpoint", "encode_one", "forms"]
 
 ONE = Fraction(1)
-PEFT_CONFIG = "peft/adapter_config.json"
-PEFT_PREFIX = "peft/prefix"
-PEFT_NAMES = "peft/names"
-PEFT_WHOLE = "peft/whole/"
-"""What precedes the name of each base parameter that an adapter brought whole."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +131,7 @@ class Encoding:
 
 
 @dataclass(frozen=True)
-class _Item:
+class Item:
     """One tensor of a checkpoint and the parameter that it is."""
 
     param: str
@@ -180,9 +171,9 @@ def encode_checkpoint(
     params: dict[str, Terms] = {}
     result = Encoding(Vector(base.id), ignored=sorted(checkpoint.ignored))
 
-    def one(item: _Item) -> tuple[_Item, Terms, tuple[str, int, int | None] | None, float | None]:
+    def one(item: Item) -> tuple[Item, Terms, tuple[str, int, int | None] | None, float | None]:
         new = checkpoint.tensor(item.name)
-        return item, *_encode_one(repo, base, item, new, old.get(item.param), options, sink)
+        return item, *encode_one(repo, base, item, new, old.get(item.param), options, sink)
 
     taken.sort(key=lambda item: (-checkpoint.tensor(item.name).nbytes, item.param))
     for item, terms, row, error in unordered(one, taken, repo.session.threads):
@@ -200,7 +191,7 @@ def encode_checkpoint(
     removed = [name for name in base.record.tensors if name not in present and chosen(name)]
     meta = {REMOVED + name: "1" for name in removed if name not in checkpoint.tied}
     meta |= _files(base, checkpoint, sink)
-    meta |= _forms(base, {item.param: checkpoint.tensor(item.name) for item in taken})
+    meta |= forms(base, {item.param: checkpoint.tensor(item.name) for item in taken})
     if prefix:
         meta[PREFIX] = prefix
     if not chosen.everything and head is not None:
@@ -211,15 +202,29 @@ def encode_checkpoint(
     return result
 
 
-def _encode_one(
+def encode_one(
     repo: Repository,
     base: OpenBase,
-    item: _Item,
+    item: Item,
     new: Tensor,
     old: Terms | None,
     options: Options,
     sink: ObjectSink,
 ) -> tuple[Terms, tuple[str, int, int | None] | None, float | None]:
+    """Encodes one tensor of a checkpoint, or one that an adapter brings whole.
+
+    Args:
+        repo: The repository.
+        base: The open base.
+        item: The tensor and the parameter that it is.
+        new: Its values.
+        old: HEAD's terms of the parameter.
+        options: Effort and bounds.
+        sink: Takes the object.
+
+    Returns:
+        The terms, none where it is the base's own; the row for people; the measured error.
+    """
     from deltavc.delta.encode import encode_tensor
 
     origin = base.tensor(item.param) if item.in_base else None
@@ -267,7 +272,7 @@ def _rebuilds_to(
     return rebuild.tensor().same_bits(new)
 
 
-def _match_names(base: OpenBase, checkpoint: Checkpoint) -> tuple[str, list[_Item]]:
+def _match_names(base: OpenBase, checkpoint: Checkpoint) -> tuple[str, list[Item]]:
     """Finds what the checkpoint's names have in front of the base's, and pairs them."""
     known = base.record.tensors
     names = [name for name in checkpoint.entries if name not in checkpoint.tied or name in known]
@@ -289,7 +294,7 @@ def _match_names(base: OpenBase, checkpoint: Checkpoint) -> tuple[str, list[_Ite
     for name in names:
         stripped = name.removeprefix(prefix)
         if name.startswith(prefix) and stripped in known:
-            items.append(_Item(stripped, name, True))
+            items.append(Item(stripped, name, True))
         elif name in known:
             raise UnsupportedFormat(
                 f"the checkpoint names '{name}' beside '{prefix}{name}'",
@@ -297,7 +302,7 @@ def _match_names(base: OpenBase, checkpoint: Checkpoint) -> tuple[str, list[_Ite
                 parameter=name,
             )
         else:
-            items.append(_Item(name, name, False))
+            items.append(Item(name, name, False))
     return prefix, items
 
 
@@ -315,7 +320,7 @@ def _files(base: OpenBase, checkpoint: Checkpoint, sink: ObjectSink) -> dict[str
     return meta | {FILE + name: "" for name in gone}
 
 
-def _forms(base: OpenBase, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+def forms(base: OpenBase, tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Returns dtype and shape of the parameters that the base lacks or has in another form."""
     forms = {}
     for name, tensor in tensors.items():
@@ -332,125 +337,6 @@ def _kept(meta: Mapping[str, str], chosen: Selection) -> dict[str, str]:
         for key, value in meta.items()
         if not (key.startswith((SHAPE, REMOVED)) and chosen(key.partition(":")[2]))
     }
-
-
-def encode_adapter(
-    repo: Repository,
-    base: OpenBase,
-    adapter: Adapter,
-    head: Vector | None,
-    options: Options,
-    sink: ObjectSink,
-    *,
-    stack: bool,
-) -> Encoding:
-    """Encodes a PEFT adapter as deltas on the base, or with ``stack`` on top of HEAD.
-
-    Args:
-        repo: The repository.
-        base: The open base.
-        adapter: The adapter.
-        head: HEAD's vector; needed to stack.
-        options: Effort, bounds, selection.
-        sink: Takes the objects.
-        stack: Add to HEAD's vector instead of replacing it.
-
-    Returns:
-        The version.
-
-    Raises:
-        BaseMismatch: The adapter's modules are not the base's.
-        ShapeMismatch: They are, with other shapes.
-    """
-    from deltavc.formats.peft_match import match, own_name
-
-    shapes = {
-        n: (base.checkpoint.entries[n].dtype, base.checkpoint.entries[n].shape)
-        for n in base.record.tensors
-    }
-    matched = match(adapter, shapes, base.checkpoint.tied, read=base.tensor)
-    chosen = options.selection
-    start = head if head is not None and (stack or not chosen.everything) else Vector(base.id)
-    params: dict[str, Terms] = dict(start.params)
-    result = Encoding(Vector(base.id))
-
-    def put(name: str, delta: Delta, what: str, rank: int | None, *, on_top: bool) -> None:
-        oid, stored = sink.delta(delta)
-        under = params.get(name, {}) if on_top else {}
-        params[name] = add_terms((1, under), (1, {oid: ONE}))
-        result.rows[name] = (what, stored, rank)
-
-    def selected(names: Mapping[str, object]) -> list[str]:
-        return sorted(name for name in names if chosen(name))
-
-    for name in selected(matched.params):
-        deltas: Sequence[Delta] = matched.params[name]
-        for i, delta in enumerate(_bounded(deltas, options, result.errors, name)):
-            is_lowrank = delta.kind == "lowrank"
-            put(
-                name,
-                delta,
-                "low-rank" if is_lowrank else "replaced",
-                delta.rank if is_lowrank else None,
-                on_top=is_lowrank and (stack or i > 0),
-            )
-    for name in selected(matched.replaced):
-        item = _Item(name, name, True)
-        terms, row, _ = _encode_one(repo, base, item, matched.replaced[name], None, options, sink)
-        params.pop(name, None)
-        if terms:
-            params[name] = terms
-        if row is not None:
-            result.rows[name] = row
-    for name in selected(matched.new):
-        put(name, matched.new[name], "new", None, on_top=False)
-    _copy_ties(base, params, {*matched.params, *matched.replaced})
-    for alias, name in sorted(matched.ties.items()):
-        repo.warnings.append(f"'{alias}' is tied to '{name}': the adapter changes both")
-    meta = dict(start.meta)
-    meta |= _forms(base, {name: matched.new[name].values() for name in selected(matched.new)})
-    meta |= _forms(base, {name: matched.replaced[name] for name in selected(matched.replaced)})
-    meta[ATTACHMENT + PEFT_CONFIG] = sink.blob(adapter.config_bytes)
-    meta[ATTACHMENT + PEFT_PREFIX] = sink.blob(matched.prefix.encode("utf-8"))
-    for name in selected(matched.replaced):
-        meta[ATTACHMENT + PEFT_WHOLE + name] = sink.blob(b"")
-    odd = {b: a for a, b in matched.names.items() if a != own_name(b, matched.prefix)}
-    if odd := {name: own for name, own in odd.items() if name in base.record.tensors}:
-        meta[ATTACHMENT + PEFT_NAMES] = sink.blob(canonical.encode(odd))
-    result.vector = Vector(base.id, {name: params[name] for name in sorted(params)}, meta)
-    result.unchanged = sum(name not in params for name in base.record.tensors)
-    result.model_bytes = base.checkpoint.total_bytes
-    return result
-
-
-def _copy_ties(base: OpenBase, params: dict[str, Terms], changed: set[str]) -> None:
-    """Gives a tensor that the base stores twice the same terms under both names."""
-    for alias, name in base.checkpoint.tied.items():
-        if name in changed and alias in base.record.tensors:
-            if name in params:
-                params[alias] = params[name]
-            else:
-                params.pop(alias, None)
-
-
-def _bounded(
-    deltas: Sequence[Delta], options: Options, errors: dict[str, float], name: str
-) -> Sequence[Delta]:
-    """Truncates low-rank factors where an approximation was asked for."""
-    if not options.lossy:
-        return deltas
-    from deltavc.delta.truncate import truncate
-
-    bounded = []
-    for delta in deltas:
-        if delta.kind == "lowrank":
-            cut, error = truncate(delta, max_rank=options.max_rank, rel_error=options.rel_error)
-            if error and options.allows(error):
-                errors[name] = error
-                bounded.append(cut)
-                continue
-        bounded.append(delta)
-    return bounded
 
 
 def term_check(

@@ -17,7 +17,7 @@ from deltavc.ids import BlobId, CommitId, ObjectId
 from deltavc.records import canonical
 from deltavc.records.delta import ReplaceHeader
 from deltavc.repo import workspace
-from deltavc.repo.encoding import PEFT_CONFIG, PEFT_NAMES, PEFT_PREFIX, PEFT_WHOLE
+from deltavc.repo.attached import PEFT_CONFIG, PEFT_NAMES, PEFT_PREFIX, PEFT_WHOLE
 from deltavc.repo.results import CheckedOut
 from deltavc.repo.version import Version, open_version
 

@@ -34,9 +34,9 @@ from deltavc.repo.encoding import (
     Encoding,
     Options,
     Selection,
-    encode_adapter,
     encode_checkpoint,
 )
+from deltavc.repo.encoding_adapter import encode_adapter
 from deltavc.repo.objects import ObjectSink
 from deltavc.repo.openbase import OpenBase, open_base
 from deltavc.repo.repository import HEAD, branch_ref
