@@ -17,6 +17,7 @@ the cheapest way to its bits. Where the definition needs saying:
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 from deltavc.delta.kinds import Delta
 from deltavc.delta.rounding import not_finite
 from deltavc.delta.rounding_form import Factors, LinearForm, Plane, is_tame
+from deltavc.delta.rounding_native import NativeKernel, native_kernel
 from deltavc.delta.tensor import Bits, DType, Tensor, dtype_named
 from deltavc.errors import MergeConflict, NonFiniteTensor, ShapeMismatch, UnsupportedFormat
 from deltavc.ids import short
@@ -81,6 +83,7 @@ class Rebuild:
         self._patches: list[tuple[NDArray[np.int64], Bits]] = []
         self._form: LinearForm | None = None
         self._kernel: Any = None
+        self._lock = threading.Lock()
         anchor = _anchor(base, replacements, additive, name)
         if replacements and not additive:
             self._patches = _patches(replacements, anchor, name)
@@ -131,6 +134,10 @@ class Rebuild:
         if self._form is None:
             self._copy(start, stop, out)
             return
+        native = self._native()
+        if native is not None:
+            native.compute(start, stop, out)
+            return
         from deltavc.delta.rounding_arithmetic import plain_arithmetic
 
         with plain_arithmetic():
@@ -175,6 +182,13 @@ class Rebuild:
         for index, values in self._patches:
             low, high = np.searchsorted(index, (start, stop))
             matrix[index[low:high] - start] = values[low:high]
+
+    def _native(self) -> NativeKernel | None:
+        """Returns the kernel in C where it is there and knows this sum; it needs no torch."""
+        with self._lock:
+            if self._kernel is None and self._form is not None:
+                self._kernel = native_kernel(self._form)
+            return self._kernel if isinstance(self._kernel, NativeKernel) else None
 
     def _tiles(self) -> Any:
         if self._kernel is None:

@@ -32,7 +32,7 @@ def names(folder: Path) -> list[str]:
 
 
 def stamp(folder: Path, name: str) -> str:
-    """Returns what tells a library's sources from all others: a hash of its C file and the headers.
+    """Returns what tells a library's sources from others: a hash of NAME.c and NAME_*.h.
 
     Args:
         folder: Where the sources are.
@@ -42,7 +42,7 @@ def stamp(folder: Path, name: str) -> str:
         Sixteen hexadecimal digits.
     """
     digest = hashlib.sha256(" ".join(FLAGS).encode())
-    for path in [folder / f"{name}.c", *sorted(folder.glob("*.h"))]:
+    for path in [folder / f"{name}.c", *sorted(folder.glob(f"{name}_*.h"))]:
         content = path.read_bytes()
         digest.update(f"\0{path.name}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()[:16]
