@@ -160,6 +160,7 @@ def test_topics_and_pages_know_the_same_words() -> None:
     ("page", "heading", "kind"),
     [
         ("commit.md", "commit", model.Commit),
+        ("commit.md", "recipe", model.Recipe),
         ("commit.md", "tag", model.Tag),
         ("commit.md", "measurement", model.Measurement),
         ("base.md", "basesource", model.BaseSource),
