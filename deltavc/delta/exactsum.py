@@ -126,6 +126,14 @@ class ExactSum:
         for part in two_product(a, b):
             self.add(part)
 
+    def add_products(self, a: Vector, b: float) -> None:
+        """Adds several products to each sum: the columns of a matrix times one number."""
+        if abs(math.frexp(b)[0]) == 0.5:
+            self.add_all(a * b)
+            return
+        for part in two_product(a, b):
+            self.add_all(part)
+
     def estimate(self) -> Vector:
         """Returns the sums as float64, within about half a step."""
         raise NotImplementedError

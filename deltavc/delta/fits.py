@@ -26,13 +26,22 @@ from deltavc.records.delta import (
 )
 from deltavc.records.model import fraction_from_text
 
-__all__ = ["PARAMS", "check_header", "matrix_shape", "oft_block", "product_fits", "rotation_fits"]
+__all__ = [
+    "PARAMS",
+    "PRODUCT_FORMS",
+    "check_header",
+    "matrix_shape",
+    "oft_block",
+    "product_fits",
+    "rotation_fits",
+]
 
 PARAMS: dict[str, frozenset[str]] = {
     "oft": frozenset({"direct", "share", "terms"}),
     "boft": frozenset(),
     "hra": frozenset(),
 }
+PRODUCT_FORMS = ("hadamard", "kron", "vera", "adalora")
 MAX_TERMS = 64  # of a truncated Cayley series
 Shape = tuple[int, ...]
 
@@ -143,6 +152,8 @@ def _fits(header: Any) -> bool:
         )
     if isinstance(header, ProductHeader):
         product = (columns, rows) if header.transposed else (rows, columns)
+        if header.form == "kron" and header.transposed:
+            return False  # a transposed product of three could not be split in two again
         return product_fits(header.form, shapes, product)
     return rotation_fits(header.form, shapes, header.params, rows, columns)
 

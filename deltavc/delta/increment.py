@@ -62,7 +62,8 @@ class Increment:
         self.count = form.rows * form.columns
         whole = [p for p in form.planes if p.index is None]
         self._listed = [p.index for p in form.planes if p.index is not None]
-        self._whole = whole if _single_operation(form.factors, whole) else None
+        plain = not form.extras and _single_operation(form.factors, whole)
+        self._whole = whole if plain else None
         # Planes alone can be cut anywhere; products want whole rows.
         self.columns = 1 if self._whole is not None else max(form.columns, 1)
         self._kernel: Any = None
@@ -70,7 +71,8 @@ class Increment:
     @property
     def factors(self) -> tuple[Factors, ...] | None:
         """The sum as products of factors with coefficients; None if it is not only that."""
-        return self._form.factors if self._form.factors and not self._form.planes else None
+        form = self._form
+        return form.factors if form.factors and not form.planes and not form.extras else None
 
     def values(self, start: int, stop: int) -> Values:
         """Returns some elements.
@@ -119,7 +121,7 @@ class Increment:
 
         A zero is never decided by the fast path, and adapters have rows of nothing else.
         """
-        if self._form.planes:
+        if self._form.planes or self._form.extras:
             yield first, end
             return
         active = np.zeros(end - first, dtype=np.bool_)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from deltavc.delta.body import Delta, Stream, from_body, make
 from deltavc.delta.fits import PARAMS as ROTATION_PARAMS
-from deltavc.delta.fits import check_header
+from deltavc.delta.fits import PRODUCT_FORMS, check_header
 from deltavc.delta.tensor import Tensor
 from deltavc.errors import UnsupportedFormat
 from deltavc.ids import BlobId
@@ -232,7 +232,7 @@ def product(
         tensors: Its tensors by name, as found; the shared ones too.
         scale: What the product is multiplied by.
         shape: The parameter's shape.
-        transposed: The parameter is the transpose of the product.
+        transposed: The parameter is the transpose of the product; not for ``kron``.
         layer: linear, embedding or conv.
         shared: Names of tensors whose bytes are kept as blobs, once for several deltas.
 
@@ -246,6 +246,11 @@ def product(
     """
     from deltavc.delta.product import check_exact
 
+    if form not in PRODUCT_FORMS or (form == "kron" and transposed):
+        raise UnsupportedFormat(
+            f"a product of the form '{form}' has no compact form{' transposed' * transposed}",
+            hint="store the changed weights as exact",
+        )
     delta = _of_tensors(
         ProductHeader,
         tensors,

@@ -10,6 +10,8 @@ the cheapest way to its bits. Where the definition needs saying:
   zero keeps its sign when it underflows.
 * ``exact`` with the result W1 is the change W1 - W0; alone, with coefficient
   1, it gives W1's bits. So does ``sparse`` at the elements that it lists.
+* ``rowscale``, ``colscale``, ``dora`` and ``rightmul`` are multiples of W0, whatever it is
+  replaced by; elements of W0 that are not finite count as zero in a rotation's sums.
 * ``dense`` is added to zeros where the base lacks the parameter; alone, with
   coefficient 1, it gives its own bits.
 * ``replace`` stands instead of W0, or of some rows; deltas add to it.
@@ -27,10 +29,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deltavc.delta.kinds import Delta
+from deltavc.delta.body import Delta
+from deltavc.delta.contributions import KINDS, NEED_BASE, contribution
 from deltavc.delta.rounding import not_finite
 from deltavc.delta.rounding_form import Factors, LinearForm, Plane, is_tame
 from deltavc.delta.rounding_native import NativeKernel, native_kernel
+from deltavc.delta.rounding_terms import ExtraTerm
 from deltavc.delta.tensor import Bits, DType, Tensor, dtype_named
 from deltavc.errors import MergeConflict, NonFiniteTensor, ShapeMismatch, UnsupportedFormat
 from deltavc.ids import short
@@ -370,9 +374,19 @@ def _form(
     share = {"anchor": Fraction(1), "base": Fraction(0)}
     planes: list[Plane] = []
     factors: list[Factors] = []
+    extras: list[ExtraTerm] = []
+    scales_base = False
+    own_share = "base" if replaced else "anchor"
     for term in additive:
         delta, coefficient = term.delta, term.coefficient
         _check_shape(delta, anchor, replaced, name)
+        if delta.kind in KINDS:
+            added = contribution(delta, coefficient, base, name)
+            factors += added.factors
+            extras += added.extras
+            share[own_share] += added.share
+            scales_base |= delta.kind in NEED_BASE
+            continue
         if delta.kind == "lowrank":
             factors.append(_factors(term, name))
             continue
@@ -391,7 +405,7 @@ def _form(
             result = _decode_exact(delta, base)
             _check_finite_beside(result, base, name)
             planes.append(Plane(coefficient, result))
-            share["base" if replaced else "anchor"] -= coefficient
+            share[own_share] -= coefficient
             continue
         planes.extend(_listed(term, base, name))
     # Without a share of its own the anchor stays in the sum only to show what is not finite.
@@ -399,9 +413,9 @@ def _form(
     own = [Plane(share["anchor"], anchor)] if shows else []
     if share["base"] and base is not None:
         own.append(Plane(share["base"], base))
-    if base is not None and replaced and len(planes) + len(own) > 1:
+    if base is not None and replaced and (scales_base or len(planes) + len(own) > 1):
         _check_finite_beside(base, anchor, name)
-    return LinearForm(anchor, own + planes, factors)
+    return LinearForm(anchor, own + planes, factors, extras)
 
 
 def increment_form(
@@ -423,7 +437,7 @@ def increment_form(
     anchor = Tensor(dtype_named("F32"), shape, nothing)
     form = _form(base, anchor, _collected(terms), True, name)
     planes = [plane for plane in form.planes if plane.values is not anchor]
-    return LinearForm(anchor, planes, form.factors)
+    return LinearForm(anchor, planes, form.factors, form.extras)
 
 
 def _factors(term: Term, name: str) -> Factors:

@@ -76,7 +76,8 @@ class ExactTiles:
         self.planes = planes
         coefficients = [p.coefficient for p in planes] + [f.coefficient for f in form.factors]
         folded = [Fraction(float(c)) == c for c in coefficients]
-        self.possible = all(folded) and all(
+        self.possible = not form.extras and all(folded)
+        self.possible = self.possible and all(
             not two_product(f.left, float(f.coefficient))[1].any() for f in form.factors
         )
         if not self.possible:

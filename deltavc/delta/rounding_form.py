@@ -2,9 +2,10 @@
 
 A :class:`LinearForm` is what is left of a vector of deltas once kinds are gone::
 
-    v = Σ_p α_p · X_p  +  Σ_k q_k · (L_k @ R_k)
+    v = Σ_p α_p · X_p  +  Σ_k q_k · (L_k @ R_k)  +  Σ_t q_t · T_t
 
-with rational α and q, elementwise planes X and float64 factors. ``settle``
+with rational α and q, elementwise planes X, float64 factors and terms T of more
+than two numbers (:mod:`deltavc.delta.rounding_terms`). ``settle``
 rounds any selection of elements correctly: by exact float64 sums where these
 suffice, by integers otherwise. It is the judge; the fast path only saves it work.
 """
@@ -29,6 +30,7 @@ from deltavc.delta.exactsum import (
     two_product,
 )
 from deltavc.delta.rounding import not_finite, round_fraction, round_sticky, sign_bit
+from deltavc.delta.rounding_terms import ExtraTerm
 from deltavc.delta.tensor import Bits, Tensor
 
 __all__ = ["Factors", "LinearForm", "Plane", "is_tame"]
@@ -37,6 +39,7 @@ Index = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 CHUNK = 4096  # elements settled at a time: a dozen temporaries of 32 KiB stay in cache
+WIDE = 64  # pairs of a term; beyond, fewer elements at a time keep temporaries in cache
 FEW = 160  # below, a correctly rounded sum for each element beats some hundred array calls
 TAME = 2.0**300
 SMALL, LARGE = 2.0**-900, 2.0**960  # where near times the denominator's chunks is exact
@@ -105,19 +108,29 @@ class LinearForm:
         planes: Elementwise terms, the anchor's own share included; finite
             wherever the anchor is.
         factors: Low-rank terms.
+        extras: Terms of more than two numbers.
     """
 
-    def __init__(self, anchor: Tensor, planes: Sequence[Plane], factors: Sequence[Factors]) -> None:
+    def __init__(
+        self,
+        anchor: Tensor,
+        planes: Sequence[Plane],
+        factors: Sequence[Factors],
+        extras: Sequence[ExtraTerm] = (),
+    ) -> None:
         self.anchor = anchor
         self.dtype = anchor.dtype
         self.rows, self.columns = anchor.matrix_shape
         self.planes = tuple(planes)
         self.factors = tuple(factors)
+        self.extras = tuple(extras)
         coefficients = [p.coefficient for p in self.planes]
         coefficients += [f.coefficient for f in self.factors]
+        coefficients += [t.coefficient for t in self.extras]
         self.denominator = common_denominator(coefficients)
         self._factor_chunks: list[list[float]] = []
         self._plane_chunks: list[list[float]] = []
+        self._extra_chunks: list[list[float]] = []
         self._denominator_chunks: list[float] = []
         self.tame = self._prepare()
 
@@ -137,6 +150,11 @@ class LinearForm:
             if chunks is None or not term.tame:
                 return False
             self._factor_chunks.append(chunks)
+        for extra in self.extras:
+            chunks = float_chunks(extra.coefficient * self.denominator)
+            if chunks is None:
+                return False
+            self._extra_chunks.append(chunks)
         return True
 
     @cached_property
@@ -172,9 +190,11 @@ class LinearForm:
             do not suffice, cost some 50 µs an element.
         """
         out = np.empty(flat.size, dtype=self.dtype.bits)
+        step = CHUNK // max(1, max((t.width for t in self.extras), default=0) // WIDE)
+        step = max(step, 16)
         with np.errstate(all="ignore"):
-            for start in range(0, flat.size, CHUNK):
-                out[start : start + CHUNK] = self._settle(flat[start : start + CHUNK])
+            for start in range(0, flat.size, step):
+                out[start : start + step] = self._settle(flat[start : start + step])
         return out
 
     def _settle(self, flat: Index) -> Bits:
@@ -194,6 +214,22 @@ class LinearForm:
         minus = sign_bit(self.dtype)
         bits[zero] = np.where(kept[zero] == minus, minus, 0)
         return bits
+
+    def sums(self, flat: Index) -> Accumulator | None:
+        """Returns the exact sums times :attr:`denominator`; None if the terms are too wild for it.
+
+        Args:
+            flat: Flat element numbers, where the anchor is finite.
+
+        Returns:
+            The sums, each exact or marked as lost.
+        """
+        if not self.tame:
+            return None
+        total = Accumulator(flat.size)
+        with np.errstate(all="ignore"):
+            self._add_terms(total, flat)
+        return total
 
     def _by_floats(self, flat: Index) -> tuple[Bits, Mask, Mask]:
         """Rounds exact float64 sums: bits, where the sum is zero, where both are certain."""
@@ -229,9 +265,16 @@ class LinearForm:
                 total.lost |= (sizes != 0) & ((sizes > TAME) | (sizes < 1 / TAME))
             for chunk in chunks:
                 total.add_product(values, chunk)
+        rows, columns = np.divmod(flat, max(self.columns, 1))
+        for extra, chunks in zip(self.extras, self._extra_chunks, strict=True):
+            pairs = extra.pairs(rows, columns)
+            total.lost |= pairs.lost
+            for part in two_product(pairs.left, pairs.right):
+                if part.any():
+                    for chunk in chunks:
+                        total.add_products(part, chunk)
         if not self.factors:
             return
-        rows, columns = np.divmod(flat, self.columns)
         left, right = self._columns.left[:, rows], self._columns.right[:, columns]
         if self._columns.single:
             total.add_all(left * right)
@@ -268,6 +311,8 @@ class LinearForm:
         for plane in self.planes:
             total += plane.coefficient * Fraction(float(plane.gather(flat)[0]))
         row, column = divmod(element, max(self.columns, 1))
+        for extra in self.extras:
+            total += extra.coefficient * extra.value(row, column)
         for term in self.factors:
             pairs = zip(term.left[row].tolist(), term.right[:, column].tolist(), strict=True)
             total += term.coefficient * sum(

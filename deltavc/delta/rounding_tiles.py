@@ -17,6 +17,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from deltavc.delta import rounding_extras as extras
 from deltavc.delta.rounding import (
     infinity_bits,
     magnitude_mask,
@@ -24,13 +25,14 @@ from deltavc.delta.rounding import (
     smallest_exponent,
 )
 from deltavc.delta.rounding_exact import ExactTiles, norms
-from deltavc.delta.rounding_form import TAME, Index, LinearForm, Plane
-from deltavc.delta.tensor import Bits, DType, Tensor
+from deltavc.delta.rounding_form import TAME, Index, LinearForm
+from deltavc.delta.tensor import Bits, DType
 
 __all__ = ["TILE", "TileKernel"]
 
 TILE = 1 << 18  # elements; see docs/explanation/numerics.md for what was tried
 MAX_TERMS = 1 << 14  # keeps gamma under 2**-38, see the margins below
+MAX_GAMMA = 2.0**-38
 UNIT = 2.0**-53
 FLOOR = 2.0**-960  # covers all underflow of tame terms
 F32_WINDOW = 1 << 16  # float64 steps on either side of a float32 boundary that count as near
@@ -60,10 +62,16 @@ class _Scratch:
         self.marks = bytearray(size)
         self.mask = np.frombuffer(self.marks, dtype=np.bool_)
         self.exact = np.empty(size, dtype=np.bool_)
+        self.extra = 0.0  # bound of the magnitudes of the tile's terms beyond factors
 
     @cached_property
     def term(self) -> torch.Tensor:
         """One more buffer of float64, for sums of several planes."""
+        return torch.empty_like(self.wide)
+
+    @cached_property
+    def other(self) -> torch.Tensor:
+        """One more, for terms that need two."""
         return torch.empty_like(self.wide)
 
     @classmethod
@@ -122,12 +130,14 @@ class TileKernel:
         self.dtype = form.dtype
         self._planes = [p for p in form.planes if p.index is None]
         self._sparse = [p.index for p in form.planes if p.index is not None]
-        self._weights = [float(p.coefficient) for p in self._planes] if form.tame else []
-        self._sources = [torch_view(p.values.bits, p.values.dtype) for p in self._planes]
-        self._left, self._right = _concatenated(form)
+        inside = form.tame and extras.is_certifiable(form)
+        self._sources = extras.sources(form, torch_view) if inside else []
+        self._terms = extras.terms(form, torch_view) if inside else []
+        self._left, self._right = _concatenated(form, inside)
         self._rank = int(self._left.shape[1])
-        terms = self._rank + 2 * len(self._planes) + 8
-        self.certifies = form.tame and terms <= MAX_TERMS
+        terms = self._rank + 2 * len(form.planes) + 3 * len(form.extras) + 8
+        terms += sum(term.depth for term in self._terms)
+        self.certifies = inside and terms <= MAX_TERMS
         self._gamma = 1.01 * terms * UNIT
         self._row_norms = norms(self._left.numpy(), 1)
         self._column_norms = norms(self._right.numpy(), 0)
@@ -137,7 +147,14 @@ class TileKernel:
         # Beyond bound * margin the error is less than half a float32 step, or than the window.
         self._margin = 2.0**27 if self.dtype.size == 2 else 2.0**38
         self._least = 0.0 if self.dtype.size == 2 else F32_SMALL
-        self._plain = len(self._planes) == 1 and self._planes[0].coefficient == 1
+        # One weighted tensor: |W0| can be left out of the bound, see the ADRs on rounding.
+        self._plain = len(self._sources) == 1 and (
+            self._sources[0].vector is not None or self._sources[0].weight == 1
+        )
+        if self._plain:
+            widened = self._gamma * self._sources[0].ratio
+            self._plain = widened < MAX_GAMMA
+            self._gamma = widened if self._plain else self._gamma
 
     @cached_property
     def _exact(self) -> ExactTiles:
@@ -233,28 +250,30 @@ class TileKernel:
         wide = scratch.wide
         sizes = 0.0
         for number, source in enumerate(self._sources):
-            part, factor = source[low:high], self._weights[number]
             if number == 0:
-                wide.copy_(part)
-                if factor != 1.0:
-                    wide.mul_(factor)
+                source.write(wide, start, stop)
             else:
-                scratch.term.copy_(part)
-                wide.add_(scratch.term, alpha=factor)
+                source.add(wide, scratch.term, start, stop)
             if not self._plain:
-                sizes += abs(factor) * _largest(self._planes[number], low, high)
+                sizes += source.size * extras.largest(source.values, low, high)
+        matrix = wide.view(stop - start, columns)
+        beyond = 0.0
         if self._rank:
-            matrix = wide.view(stop - start, columns)
             left = self._left[start:stop]
-            if self._planes:
+            if self._sources:
                 matrix.addmm_(left, self._right)
             else:
                 torch.mm(left, self._right, out=matrix)
-            # |W0| <= |x| + error + product: doubled, the product stands for both.
-            factor = 2.0 if self._plain else 1.0
-            sizes += factor * float(self._row_norms[start:stop].max()) * self._column_norm
-        elif not self._planes:
+            beyond = float(self._row_norms[start:stop].max()) * self._column_norm
+        elif not self._sources:
             wide.zero_()
+        scratch.extra = 0.0
+        if self._terms:
+            rooms = [scratch.term.view_as(matrix), scratch.other.view_as(matrix)]
+            scratch.extra = sum(term.add(matrix, rooms, start, stop) for term in self._terms)
+            beyond += scratch.extra
+        # |W0| <= |x| + error + product: doubled, the product stands for both.
+        sizes += (2.0 if self._plain else 1.0) * beyond
         return 1.01 * self._gamma * sizes + FLOOR
 
     def _mark_halfway(self, scratch: _Scratch) -> None:
@@ -293,7 +312,8 @@ class TileKernel:
         half = 1 << (F32_SPARE_BITS - 1)
         low = (scratch.wide_bits[found] & np.uint64(2 * half - 1)).astype(np.int64)
         rows, columns = np.divmod(found, self.form.columns)
-        sizes = values + 2 * self._row_norms[start + rows] * self._column_norms[columns]
+        beyond = self._row_norms[start + rows] * self._column_norms[columns] + scratch.extra
+        sizes = values + 2 * beyond
         error = (1.02 * self._gamma * sizes + FLOOR) / np.spacing(values)
         # In steps of float64: the boundary between these two float32, and that of the next binade.
         sure = (error < np.abs(low - half)) & (error < half >> 2)
@@ -316,27 +336,17 @@ class TileKernel:
         return np.flatnonzero(scratch.mask)
 
 
-def _concatenated(form: LinearForm) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns all factors side by side, coefficients folded into the left ones."""
-    if not form.factors or not form.tame:
-        none = np.zeros((form.rows, 0)), np.zeros((0, form.columns))
-        return torch.from_numpy(none[0]), torch.from_numpy(none[1])
-    lefts = [f.left * float(f.coefficient) for f in form.factors]
-    rights = [f.right for f in form.factors]
+def _concatenated(form: LinearForm, inside: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns all factors side by side, coefficients and gains folded in; none if out of range."""
+    gained = extras.gained_factors(form) if inside else ([], [])
+    lefts = [f.left * float(f.coefficient) for f in form.factors] if inside else []
+    rights = [f.right for f in form.factors] if inside else []
+    lefts = [np.zeros((form.rows, 0)), *lefts, *gained[0]]
+    rights = [np.zeros((0, form.columns)), *rights, *gained[1]]
     return (
         torch.from_numpy(np.concatenate(lefts, axis=1)),
         torch.from_numpy(np.concatenate(rights, axis=0)),
     )
-
-
-def _largest(plane: Plane, low: int, high: int) -> float:
-    """Returns the largest magnitude in part of a plane; infinity or NaN count as infinity."""
-    dtype = plane.values.dtype
-    mask = dtype.bits.type(magnitude_mask(dtype))
-    top = (plane.values.bits[low:high] & mask).max(initial=0)
-    if int(top) >= infinity_bits(dtype):
-        return math.inf
-    return float(Tensor(dtype, (1,), np.array([top], dtype=dtype.bits)).to_float64()[0])
 
 
 def _power_of_two_bits(limit: float, dtype: DType) -> int:
