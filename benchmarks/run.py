@@ -34,6 +34,7 @@ GROUPS: dict[str, tuple[str, str]] = {
     "full": ("benchmarks.bench_size", "full_finetunes"),
     "switch": ("benchmarks.bench_checkout", "switch"),
     "checkout": ("benchmarks.bench_checkout", "checkout"),
+    "live": ("benchmarks.bench_live", "live"),
 }
 
 PACKAGES = ("numpy", "torch", "zstandard", "click", "sqlalchemy", "peft", "deltavc")

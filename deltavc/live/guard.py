@@ -21,7 +21,8 @@ class Guard:
     """A lock for many readers and one writer."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()  # entered itself: Ctrl-C cannot part it from its 'with'
+        self._changed = threading.Condition(self._lock)
         self._readers = 0
         self._writing = False
         self._waiting = 0
@@ -35,19 +36,21 @@ class Guard:
     @contextmanager
     def shared(self) -> Iterator[None]:
         """Keeps writers out; waits while one writes or waits to."""
-        depth = getattr(self._mine, "depth", 0)
-        with self._changed:
-            while self._writing or (self._waiting and not depth):
-                self._changed.wait()
-            self._readers += 1
-            self._mine.depth = depth + 1
+        entered = False
         try:
+            with self._lock:
+                while self._writing or (self._waiting and not self.held_here):
+                    self._changed.wait()
+                self._readers += 1
+                self._mine.depth = getattr(self._mine, "depth", 0) + 1
+                entered = True
             yield
         finally:
-            with self._changed:
-                self._readers -= 1
-                self._mine.depth -= 1
-                self._changed.notify_all()
+            if entered:
+                with self._lock:
+                    self._readers -= 1
+                    self._mine.depth -= 1
+                    self._changed.notify_all()
 
     @contextmanager
     def exclusive(self, timeout: float | None = None) -> Iterator[None]:
@@ -61,14 +64,17 @@ class Guard:
             StateError: Somebody still read when the time was over.
         """
         self.refuse_reader()
-        with self._changed:
-            self._enter(timeout)
+        entered = False
         try:
+            with self._lock:
+                self._wait(timeout)
+                self._writing = entered = True
             yield
         finally:
-            with self._changed:
-                self._writing = False
-                self._changed.notify_all()
+            if entered:
+                with self._lock:
+                    self._writing = False
+                    self._changed.notify_all()
 
     def refuse_reader(self) -> None:
         """Refuses a thread that would wait for itself.
@@ -82,7 +88,8 @@ class Guard:
                 hint="leave the 'with live.serving()' block first, or switch from another thread",
             )
 
-    def _enter(self, timeout: float | None) -> None:
+    def _wait(self, timeout: float | None) -> None:
+        """Waits, under the lock, until nobody reads or writes; newcomers wait meanwhile."""
         end = None if timeout is None else time.monotonic() + timeout
         self._waiting += 1
         try:
@@ -95,7 +102,6 @@ class Guard:
                         readers=self._readers,
                     )
                 self._changed.wait(left)
-            self._writing = True
         finally:
             self._waiting -= 1
             self._changed.notify_all()

@@ -36,6 +36,7 @@ from dataclasses import dataclass
 
 import torch
 
+from deltavc.delta.tensor import Tensor
 from deltavc.delta.vector import Terms
 from deltavc.errors import (
     BaseMismatch,
@@ -121,6 +122,7 @@ class LiveModel:
         BaseMismatch: The module is not a model of this base.
         ShapeMismatch: A tensor has another shape or dtype than in the version.
         UnsupportedFormat: A tensor is not in CPU memory, or cannot be filled.
+        MergeConflict: Tensors that are tied in the module differ in the base or the version.
     """
 
     def __init__(
@@ -148,8 +150,10 @@ class LiveModel:
         self._params = {param for slot in slots for param in slot.params}
         self._weights = Weights(slots, version, threads)
         self._refuse_lacking(version)
+        self._refuse_untied(version)
         self._weights.adopt()
         self._carry_out(version, None)
+        self._weights.release()  # what the module held before is no version to go back to
 
     # serving --------------------------------------------------------------
 
@@ -303,7 +307,7 @@ class LiveModel:
         """Returns what a version changes in the module.
 
         Raises:
-            MergeConflict: It changes only one of two tied parameters, or both differently.
+            MergeConflict: It changes parameters differently that are one tensor in the module.
         """
         changes = []
         for held in self._weights.held:
@@ -324,6 +328,14 @@ class LiveModel:
                 hint="make it live again: repo.live(module, REV)",
                 tensors=sorted(changed),
             )
+
+    def _refuse_untied(self, version: LiveVersion) -> None:
+        """Refuses one piece of memory for parameters that are not the same in the base."""
+        for held in self._weights.held:
+            first, *others = (version.origin(param) for param in held.slot.params)
+            for other in others:
+                if not _same_bits(first, other):
+                    raise _untied(held.slot, "have other values in the base")
 
     def _refuse_lacking(self, version: LiveVersion) -> None:
         """Refuses a version that changes what the module has not: it would be served in part."""
@@ -373,10 +385,18 @@ def _common_terms(params: Mapping[str, Terms], slot: Slot) -> Terms:
     """Returns the terms of a slot, on which all parameters that lie there must agree."""
     first, *others = (params.get(param, {}) for param in slot.params)
     if any(terms != first for terms in others):
-        raise MergeConflict(
-            f"{listed(slot.params)} are one tensor in the module, and this version changes them"
-            " differently",
-            hint="load the module with untied weights: tie_word_embeddings=False",
-            conflicts=sorted(slot.params),
-        )
+        raise _untied(slot, "are changed differently in this version")
     return first
+
+
+def _same_bits(one: Tensor | None, other: Tensor | None) -> bool:
+    """Tells whether two tensors of the base are equal, or the base has neither."""
+    return one is other if one is None or other is None else one.same_bits(other)
+
+
+def _untied(slot: Slot, why: str) -> MergeConflict:
+    return MergeConflict(
+        f"{listed(slot.params)} are one tensor in the module, and {why}",
+        hint="load the module with untied weights: tie_word_embeddings=False",
+        conflicts=sorted(slot.params),
+    )
