@@ -13,6 +13,7 @@ allocated beyond that length.
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -54,10 +55,37 @@ class Part:
         data: The bytes.
         planes: Width in bytes of the elements in it, for byte planes: 2, 4 or
             8; anything else means none. A hint: it never changes the id.
+        runs: How many runs of equal length the bytes consist of, each with
+            statistics of its own, such as planes that are split already. More
+            than one says that there are no matches to look for. A hint.
+        block: Bytes after which statistics change within a run; 0 for never. A hint.
     """
 
     data: Buffer
     planes: int = 1
+    runs: int = 1
+    block: int = 0
+
+    def ends(self) -> list[int]:
+        """Returns where the statistics change, the end included; nothing where that is unknown."""
+        length = memoryview(self.data).nbytes
+        if self.runs == 1 and not self.block:
+            return []
+        run = length // self.runs
+        ends = [
+            min(start + (self.block or run), first + run)
+            for first in range(0, run * self.runs, run or 1)
+            for start in range(first, first + run, self.block or run)
+        ]
+        return ends if ends and ends[-1] == length else [*ends, length]
+
+
+class _Chunk(NamedTuple):
+    """What becomes one frame: bytes, element width, where statistics change."""
+
+    data: memoryview
+    width: int = 1
+    ends: Sequence[int] = ()
 
 
 class Frame(NamedTuple):
@@ -126,13 +154,13 @@ def compress(parts: Sequence[Part]) -> tuple[list[Frame], list[Buffer]]:
     """
     frames: list[Frame] = []
     stored: list[Buffer] = []
-    for chunk, width in _chunks(parts):
-        method, data = _squeeze(chunk, width)
+    for chunk in _chunks(parts):
+        method, data = _squeeze(chunk)
         frames.append(
             Frame(
                 method,
-                width if method in (PLANES, ROTATED) else 1,
-                chunk.nbytes,
+                chunk.width if method in (PLANES, ROTATED) else 1,
+                chunk.data.nbytes,
                 memoryview(data).nbytes,
                 fast64(data),
             )
@@ -192,61 +220,72 @@ def expand(frame: Frame, stored: Buffer, out: memoryview) -> None:
     join_planes(chunk, frame.width, out, rotate=frame.method == ROTATED)
 
 
-def _chunks(parts: Sequence[Part]) -> list[tuple[memoryview, int]]:
-    """Returns the chunks of a body with their element width; small neighbours are joined."""
-    chunks: list[tuple[memoryview, int]] = []
+def _chunks(parts: Sequence[Part]) -> list[_Chunk]:
+    """Returns the chunks of a body; small neighbours are joined."""
+    chunks: list[_Chunk] = []
     small = bytearray()
 
     def flush() -> None:
         nonlocal small
         if small:
-            chunks.append((memoryview(small), 1))
+            chunks.append(_Chunk(memoryview(small)))
             small = bytearray()
 
     for part in parts:
         view = memoryview(part.data).cast("B")
         width = part.planes if part.planes in _WIDTHS and view.nbytes >= part.planes else 1
-        if width == 1 and view.nbytes < _SMALL:
+        ends = part.ends()
+        if width == 1 and not ends and view.nbytes < _SMALL:
             if len(small) + view.nbytes > _SMALL:
                 flush()
             small += view
             continue
         flush()
-        starts = range(0, view.nbytes, MAX_FRAME)
-        chunks.extend((view[start : start + MAX_FRAME], width) for start in starts)
+        for start in range(0, view.nbytes, MAX_FRAME):
+            data = view[start : start + MAX_FRAME]
+            inside = ends[bisect_right(ends, start) : bisect_left(ends, start + data.nbytes)]
+            own = [*(end - start for end in inside), data.nbytes] if ends else ()
+            chunks.append(_Chunk(data, width, own))
     flush()
     return chunks
 
 
-def _squeeze(chunk: memoryview, width: int) -> tuple[int, Buffer]:
+def _squeeze(chunk: _Chunk) -> tuple[int, Buffer]:
     """Returns the method that serves a chunk best, and its stored bytes."""
+    view, width, ends = chunk
+    data: Buffer
     if width > 1:
         from deltavc.codec.planes import split_planes
 
-        rotate = _rotation_pays(chunk, width)
+        rotate = _rotation_pays(view, width)
         method = ROTATED if rotate else PLANES
-        data: Buffer = _by_planes(split_planes(chunk, width, rotate=rotate), width)
+        step = view.nbytes // width
+        ends = [*range(step, view.nbytes, step), view.nbytes]
+        data = _in_blocks(split_planes(view, width, rotate=rotate), ends)
     else:
         method = ZSTD
-        coder = _CONTEXTS.text if _is_like_text(chunk) else _CONTEXTS.floats
-        data = coder.compress(chunk)
-    if len(data) >= chunk.nbytes * _KEEP_RAW:
-        return RAW, chunk
+        if ends:
+            data = _in_blocks(view, ends)
+        else:
+            coder = _CONTEXTS.text if _is_like_text(view) else _CONTEXTS.floats
+            data = coder.compress(view)
+    if len(data) >= view.nbytes * _KEEP_RAW:
+        return RAW, view
     return method, data
 
 
-def _by_planes(planes: Buffer, width: int) -> bytes:
-    """Compresses planes as one zstd frame with a block, and so a Huffman table, of its own each.
+def _in_blocks(data: Buffer, ends: Sequence[int]) -> bytes:
+    """Compresses bytes as one zstd frame with blocks, and so Huffman tables, that end there.
 
     Measured on deltas of small matrices: 6 to 7 % smaller at the same speed, 0.6 % on large ones.
     """
-    view = memoryview(planes)
-    step = view.nbytes // width
+    view = memoryview(data)
     coder = _CONTEXTS.floats.compressobj(size=view.nbytes)
-    parts = []
-    for start in range(0, view.nbytes, step or 1):
-        parts.append(coder.compress(view[start : start + step]))
+    parts, start = [], 0
+    for end in ends:
+        parts.append(coder.compress(view[start:end]))
         parts.append(coder.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))
+        start = end
     parts.append(coder.flush())
     return b"".join(parts)
 

@@ -17,13 +17,14 @@ from deltavc.codec.digest import sha256_hex
 from deltavc.delta import kinds
 from deltavc.delta.drift import find_drift
 from deltavc.delta.estimate import stored_size
-from deltavc.delta.exact import Coded, code, decode_exact, finish, residual
+from deltavc.delta.exact import Coded, code, finish, leads_to, residual
 from deltavc.delta.kinds import Delta
 from deltavc.delta.lowrank_fit import Settings, fit_leading, fit_lowrank
 from deltavc.delta.ordinals import all_finite, block_size, blocks
 from deltavc.delta.predict import Predictor, Same
+from deltavc.delta.residual import Residual
 from deltavc.delta.sparse import decode_sparse, sparse_ordinal
-from deltavc.delta.tensor import Bits, Tensor
+from deltavc.delta.tensor import Tensor
 from deltavc.errors import InternalError, UsageError
 
 __all__ = ["EFFORTS", "Encoded", "encode_tensor"]
@@ -40,16 +41,19 @@ class Encoded:
 
     Attributes:
         delta: The delta.
-        estimate: About the bytes that it will take up in the store.
         rank: Rank, where the change was found to be of low rank.
         what: For people: ``low-rank + correction``, ``sparse``, ``exact``,
             ``new`` or ``replaced``.
     """
 
     delta: Delta
-    estimate: int
     rank: int | None
     what: str
+
+    @property
+    def estimate(self) -> int:
+        """About the bytes that it will take up in the store."""
+        return stored_size(self.delta.streams) + HEADER_COST
 
 
 @dataclass(frozen=True)
@@ -81,18 +85,28 @@ EFFORTS: dict[str, _Effort] = {
 
 @dataclass(frozen=True, eq=False)
 class _Candidate:
+    """One way to store a change."""
+
     predictor: Predictor
-    folded: Bits
+    left: Residual
     coded: Coded
-    size: int
     rank: int | None = None
+
+    @classmethod
+    def of(
+        cls, base: Tensor, predictor: Predictor, left: Residual, rank: int | None = None
+    ) -> _Candidate:
+        return cls(predictor, left, code(base, predictor, left), rank)
 
     @property
     def is_sparse(self) -> bool:
         """Whether a sparse delta holds the same in fewer bytes, and fewer to look at."""
         plain = isinstance(self.predictor, Same) and not self.coded.params.get("grouped")
-        count = self.coded.params.get("count", self.folded.size)
-        return plain and count < SPARSE_BELOW * self.folded.size
+        return plain and self.left.changed < SPARSE_BELOW * self.left.folded.size
+
+    def size(self, *, whole: bool = False) -> int:
+        """Returns about the bytes that it takes up; asked for only where there is a choice."""
+        return stored_size(self.coded.streams, whole=whole) + HEADER_COST
 
 
 def encode_tensor(
@@ -118,16 +132,17 @@ def encode_tensor(
     """
     if effort not in EFFORTS:
         raise UsageError(f"'{effort[:20]}' is not an effort", hint="efforts: fast, default, max")
-    finite = new.dtype.arithmetic and all_finite(new.bits, new.dtype)
     if base is None:
+        finite = new.dtype.arithmetic and all_finite(new.bits, new.dtype)
         return _whole(new, additive=finite)
     if base.same_bits(new):
         return None
-    comparable = base.dtype is new.dtype and base.shape == new.shape
-    if not (comparable and finite and all_finite(base.bits, base.dtype)):
+    if base.dtype is not new.dtype or base.shape != new.shape or not new.dtype.arithmetic:
+        return _whole(new, additive=False)
+    chosen = _choose(base, new, EFFORTS[effort])
+    if chosen is None:
         return _whole(new, additive=False)
     base_sha256 = base_sha256 or sha256_hex(base.raw())
-    chosen = _choose(base, new, EFFORTS[effort])
     if chosen.is_sparse:
         delta = sparse_ordinal(base.shape, base.dtype, chosen.coded, base_sha256)
     else:
@@ -137,50 +152,42 @@ def encode_tensor(
 
 def _whole(new: Tensor, *, additive: bool) -> Encoded:
     delta = kinds.dense(new) if additive else kinds.replace(new)
-    size = stored_size(delta.streams)
-    return Encoded(delta, size, None, "new" if additive else "replaced")
+    return Encoded(delta, None, "new" if additive else "replaced")
 
 
-def _choose(base: Tensor, new: Tensor, effort: _Effort) -> _Candidate:
-    """Returns the smallest of the candidates that the effort allows."""
+def _choose(base: Tensor, new: Tensor, effort: _Effort) -> _Candidate | None:
+    """Returns the smallest of the candidates that the effort allows; None unless all is finite."""
     drift = find_drift(base, new)
-    if drift is not None:  # what saves bits on each weight needs no second look
-        best = _candidate(base, drift, residual(base, new, drift))
-    else:
-        best = _without_drift(base, new, effort)
-    if effort.grouped:
-        coded = code(base, best.predictor, best.folded, grouped=True)
-        size = stored_size(coded.streams, whole=True) + HEADER_COST
-        if size < _GROUPING_GAIN * (stored_size(best.coded.streams, whole=True) + HEADER_COST):
-            best = _Candidate(best.predictor, best.folded, coded, size, best.rank)
+    first: Predictor = Same(new.dtype) if drift is None else drift
+    left = residual(base, new, first)
+    if not left.finite:
+        return None
+    best = _Candidate.of(base, first, left)
+    if drift is None:  # what saves bits on each weight needs no second look
+        best = _with_factors(base, new, best, effort)
+    if effort.grouped and not best.coded.params.get("grouped"):
+        coded = code(base, best.predictor, best.left, grouped=True)
+        grouped = _Candidate(best.predictor, best.left, coded, best.rank)
+        if grouped.size(whole=True) < _GROUPING_GAIN * best.size(whole=True):
+            best = grouped
     return best
 
 
-def _without_drift(base: Tensor, new: Tensor, effort: _Effort) -> _Candidate:
-    plain = _candidate(base, Same(new.dtype), residual(base, new, Same(new.dtype)))
-    changed = np.count_nonzero(plain.folded) / max(1, new.count)
+def _with_factors(base: Tensor, new: Tensor, plain: _Candidate, effort: _Effort) -> _Candidate:
+    """Returns the best of a plain difference and those from low-rank predictions."""
+    changed = plain.left.changed / max(1, new.count)
     fitted = fit_lowrank(base, new, effort.fit) if changed > MIN_CHANGED else None
     if fitted is not None:
-        found = _candidate(base, fitted, residual(base, new, fitted), fitted.rank)
-        if found.size < effort.gain * plain.size:
+        found = _Candidate.of(base, fitted, residual(base, new, fitted), fitted.rank)
+        if found.size() < effort.gain * plain.size():
             return found
     best = plain
     for rank in effort.leading if changed > SPARSE_BELOW else ():
         rough = fit_leading(base, new, rank)
         if rough is not None:
-            best = min(best, _candidate(base, rough, residual(base, new, rough)), key=_size)
+            other = _Candidate.of(base, rough, residual(base, new, rough))
+            best = min(best, other, key=_Candidate.size)
     return best
-
-
-def _candidate(
-    base: Tensor, predictor: Predictor, folded: Bits, rank: int | None = None
-) -> _Candidate:
-    coded = code(base, predictor, folded)
-    return _Candidate(predictor, folded, coded, stored_size(coded.streams) + HEADER_COST, rank)
-
-
-def _size(candidate: _Candidate) -> int:
-    return candidate.size
 
 
 def _verified(delta: Delta, base: Tensor, new: Tensor, chosen: _Candidate) -> Encoded:
@@ -189,10 +196,10 @@ def _verified(delta: Delta, base: Tensor, new: Tensor, chosen: _Candidate) -> En
         what, right = "sparse", _is_all_change(base, new, *decode_sparse(delta, base))
     else:
         what = "exact" if chosen.rank is None else "low-rank + correction"
-        right = decode_exact(delta, base).same_bits(new)
+        right = leads_to(delta, base, new)
     if not right:
         raise InternalError("an encoded tensor does not decode to what it was made from")
-    return Encoded(delta, chosen.size, chosen.rank, what)
+    return Encoded(delta, chosen.rank, what)
 
 
 def _is_all_change(base: Tensor, new: Tensor, positions: NDArray[np.int64], values: Tensor) -> bool:

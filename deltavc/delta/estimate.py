@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import zstandard
+from numpy.typing import NDArray
 
 from deltavc.delta.kinds import Stream
 
@@ -53,8 +54,13 @@ def stored_size(streams: Iterable[Stream], *, whole: bool = False) -> int:
 
 
 def _stream_size(stream: Stream, whole: bool) -> int:
-    width = max(1, stream.planes)
     data = np.frombuffer(stream.data, dtype=np.uint8)
+    if stream.runs > 1:
+        step = data.size // stream.runs
+        each = (_run_size(data[i * step : (i + 1) * step], stream.block, whole)
+                for i in range(stream.runs))  # fmt: skip
+        return min(data.size, sum(each)) + FRAME_COST
+    width = max(1, stream.planes)
     rows = data[: data.size // width * width].reshape(-1, width)
     if whole or rows.shape[0] <= 2 * _MIN_PARTS * _PART_ELEMENTS:
         return min(data.size, _planes_size(rows)) + FRAME_COST
@@ -64,7 +70,18 @@ def _stream_size(stream: Stream, whole: bool) -> int:
     return int(min(1.0, taken / (parts * _PART_ELEMENTS * width)) * data.size) + FRAME_COST
 
 
-def _planes_size(rows: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> int:
+def _run_size(run: NDArray[np.uint8], block: int, whole: bool) -> int:
+    """Returns the size of one run, from some of its blocks unless the whole is asked for."""
+    block = block or _PART_ELEMENTS
+    starts = range(0, run.size, block)
+    few = starts[:: max(1, len(starts) // _MAX_PARTS)]
+    if not whole and len(few) < len(starts):
+        taken = sum(len(_CODER.floats.compress(run[start : start + block].data)) for start in few)
+        return int(taken / sum(min(block, run.size - start) for start in few) * run.size)
+    return sum(len(_CODER.floats.compress(run[start : start + block].data)) for start in starts)
+
+
+def _planes_size(rows: NDArray[np.uint8]) -> int:
     return sum(
         len(_CODER.floats.compress(np.ascontiguousarray(rows[:, byte]).data))
         for byte in range(rows.shape[1])

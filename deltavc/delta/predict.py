@@ -189,11 +189,15 @@ class LowRank:
         rows = left[start // self.columns : stop // self.columns]
         return (rows @ right).reshape(-1)
 
-    def predict(self, base: Bits, start: int) -> Bits:
-        """Returns the ordinals of base plus product, rounded twice as merges in float32 do."""
+    def patterns(self, base: Bits, start: int) -> Bits:
+        """Returns base plus product, rounded twice as merges in float32 do."""
         values = self.product(start, start + base.size)
         values += widen(base, self.dtype)
-        return ordinals(round_bits(values, self.dtype))
+        return round_bits(values, self.dtype)
+
+    def predict(self, base: Bits, start: int) -> Bits:
+        """Returns the ordinals of base plus product."""
+        return ordinals(self.patterns(base, start))
 
     def only_rows(self, rows: NDArray[np.int64]) -> LowRank:
         """Returns the predictor of some rows."""

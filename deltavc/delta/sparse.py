@@ -13,7 +13,7 @@ from deltavc.delta import kinds
 from deltavc.delta.exact import Coded
 from deltavc.delta.kinds import Delta, Stream
 from deltavc.delta.ordinals import ordinals, unfold
-from deltavc.delta.residual import decode_gaps, decode_sparse_values, encode_gaps
+from deltavc.delta.residual import Residual, decode_gaps, decode_sparse_values, encode_gaps
 from deltavc.delta.tensor import DTYPES, DType, Tensor
 from deltavc.errors import ObjectCorrupt
 from deltavc.records.delta import SparseHeader
@@ -51,7 +51,7 @@ def sparse_change(shape: tuple[int, ...], positions: NDArray[np.int64], changes:
     """
     marks = np.zeros(int(np.prod(shape, dtype=np.int64)), dtype=np.uint8)
     marks[positions] = 1
-    gaps, escapes, _ = encode_gaps(marks)[0]
+    gaps, escapes, _ = encode_gaps(Residual.of(marks))[0]
     return kinds.make(
         SparseHeader,
         [gaps, escapes, Stream("values", changes.raw(), changes.dtype.size)],

@@ -63,7 +63,7 @@ class ObjectSink:
     def delta(self, delta: Delta) -> tuple[DeltaId, int]:
         """Adds a delta; returns its id and the bytes that it newly takes."""
         header, *_ = delta.parts()
-        parts = [Part(header), *(Part(s.data, s.planes) for s in delta.streams)]
+        parts = [Part(header), *(Part(s.data, s.planes, s.runs, s.block) for s in delta.streams)]
         oid, stored = self.add("delta", parts)
         if self._keep:
             self.deltas[DeltaId(oid)] = delta

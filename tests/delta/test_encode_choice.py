@@ -135,7 +135,7 @@ def test_a_full_fine_tune_is_not_taken_for_low_rank(name, effort):
 def test_more_effort_is_not_larger():
     base = weights("BF16", (384, 384))
     rng = np.random.default_rng(3)
-    spectrum = 2e-3 * rng.standard_normal((384, 24)) @ rng.standard_normal((24, 384)) / 5
+    spectrum = 2e-3 * rng.standard_normal((384, 8)) @ rng.standard_normal((8, 384)) / 5
     new = tensor(
         widen(base.bits, base.dtype).reshape(384, 384)
         + spectrum

@@ -21,7 +21,7 @@ from deltavc.delta.kinds import Delta
 from deltavc.delta.ordinals import fold, ordinals
 from deltavc.delta.predict import Same
 from deltavc.delta.rebuild import Rebuild, Term
-from deltavc.delta.residual import encode_gaps
+from deltavc.delta.residual import Residual, encode_gaps
 from deltavc.delta.sparse import sparse_change
 from deltavc.delta.tensor import DTYPES, DType, Tensor
 from deltavc.errors import MergeConflict, NonFiniteTensor, ShapeMismatch, UnsupportedFormat
@@ -154,7 +154,7 @@ def exact_delta(base: Tensor, new: Tensor) -> Delta:
 
 def ordinal_delta(base: Tensor, new: Tensor) -> Delta:
     folded = fold(ordinals(new.bits) - ordinals(base.bits))
-    streams, count, width = encode_gaps(folded)
+    streams, count, width = encode_gaps(Residual.of(folded))
     return kinds.make(
         SparseHeader,
         streams,

@@ -248,7 +248,11 @@ def positions(streams: dict[str, bytes]) -> list[int]:
 def residual(header: dict[str, Any], streams: dict[str, bytes], base: Tensor) -> list[int]:
     params, width = header.get("params", {}), WIDTH[base.dtype]
     if header["coding"] == "planes":
-        folded = unpack(streams["residual"], width)
+        planes, n = streams["residual"], len(base.bits)
+        assert len(planes) == n * width
+        folded = [
+            sum(planes[byte * n + at] << (8 * byte) for byte in range(width)) for at in range(n)
+        ]
     else:
         assert header["coding"] == "gaps"
         folded = [0] * len(base.bits)
