@@ -15,6 +15,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from deltavc.delta.blas import one_blas_thread
 from deltavc.delta.increment import Increment
 from deltavc.merge.blocks import Blocks
 
@@ -76,8 +77,14 @@ def gram(increments: Sequence[Increment], threads: int) -> Gram:
         below the largest: of the elements, or, where all increments are products
         of factors, of the columns of those, so that nothing is densified.
     """
-    if all(increment.factors is not None for increment in increments):
-        return _gram_of_factors(increments)
+    # A BLAS of several threads takes a hundred times as long for these small products.
+    with one_blas_thread():
+        if all(increment.factors is not None for increment in increments):
+            return _gram_of_factors(increments)
+        return _gram_of_elements(increments, threads)
+
+
+def _gram_of_elements(increments: Sequence[Increment], threads: int) -> Gram:
     align = max(increment.columns for increment in increments)
     blocks = Blocks(increments[0].count, align)
     tops = [_largest(increment.values, blocks, threads) for increment in increments]
