@@ -15,7 +15,7 @@ import xxhash
 
 from deltavc.ids import ObjectId
 
-__all__ = ["Buffer", "fast64", "fast128", "object_header", "object_id", "sha256_hex"]
+__all__ = ["Buffer", "Running64", "fast64", "fast128", "object_header", "object_id", "sha256_hex"]
 
 Buffer = bytes | bytearray | memoryview
 
@@ -42,6 +42,21 @@ def sha256_hex(data: Buffer) -> str:
 def fast64(data: Buffer) -> int:
     """Returns the xxh3-64 of bytes: a checksum, never an identity."""
     return xxhash.xxh3_64_intdigest(data)
+
+
+class Running64:
+    """xxh3-64 of bytes that come in pieces; the same as :func:`fast64` of all of them."""
+
+    def __init__(self) -> None:
+        self._state = xxhash.xxh3_64()
+
+    def update(self, data: Buffer) -> None:
+        """Adds a piece."""
+        self._state.update(data)
+
+    def value(self) -> int:
+        """Returns the checksum of what was added so far."""
+        return int(self._state.intdigest())
 
 
 def fast128(data: Buffer) -> str:

@@ -151,6 +151,11 @@ class Rebuild:
                 return
             self._tiles().compute(start, stop, out)
 
+    @property
+    def in_cache(self) -> bool:
+        """Whether a few rows at a time cost no more than many, so that they stay in the cache."""
+        return self._form is None or self._native() is not None
+
     def tensor(self, threads: int = 1) -> Tensor:
         """Returns the whole result.
 

@@ -2,10 +2,11 @@
 
 Two kinds of work come off one queue: runs of bytes that the kernel copies from
 file to file, and computed tensors in blocks of about 8 MiB of rows. Each worker
-computes a block into its own buffer, takes its checksum while it is in the
-cache, and writes it in pieces of 256 KiB. A tensor is prepared (read, decoded)
-by whichever worker is free, so that this overlaps with computing; few prepared
-tensors are alive at a time, so memory stays near the largest one.
+computes a block into its own buffer, a few rows at a time where that costs
+nothing, takes its checksum while it is in the cache, and writes it in pieces of
+256 KiB. A tensor is prepared (read, decoded) by whichever worker is free, so that
+this overlaps with computing; few prepared tensors are alive at a time, so memory
+stays near the largest one.
 
 The workers are Python threads: everything long (copying, computing, hashing,
 writing) happens outside the interpreter lock.
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deltavc.codec.digest import fast64
+from deltavc.codec.digest import Running64, fast64
 from deltavc.errors import BaseUnavailable, InternalError, RepositoryUnwritable
 from deltavc.formats.writer_plan import Copied, Planned, RowSource, Slot
 
@@ -47,6 +48,7 @@ __all__ = [
 
 BLOCK = 8 << 20
 PIECE = 256 << 10  # one pwrite; larger ones are slow where the host takes freed memory back
+CACHED = 512 << 10  # computed, hashed and written at a time where that costs nothing
 COPY_STEP = 32 << 20  # one copy task, so that a failure or an interrupt is soon seen
 READY = 2  # prepared tensors alive at a time, when they are large
 READY_BYTES = 128 << 20  # below this, as many as there are workers
@@ -368,18 +370,28 @@ class _Schedule:
 
 
 def compute_block(item: Computed, index: int, buffer: NDArray[np.uint8]) -> int:
-    """Computes one block of a tensor into its place; returns its length."""
+    """Computes one block of a tensor into its place; returns its length.
+
+    A source that says ``in_cache`` costs no more a few rows at a time: those are
+    hashed and written while they are in the second cache.
+    """
     source, rows = item.source, block_rows(item.row_bytes)
     assert source is not None
-    start = index * rows
-    stop = min(source.rows, start + rows)
-    nbytes = (stop - start) * item.row_bytes
-    offset = item.offset + start * item.row_bytes
-    out = buffer[:nbytes] if nbytes <= buffer.size else np.empty(nbytes, dtype=np.uint8)
-    source.compute(start, stop, out.view(item.tensor.dtype.bits))
-    item.sums[index] = fast64(out.data)
-    item.sink.write(offset, out.data)
-    return nbytes
+    first = index * rows
+    last = min(source.rows, first + rows)
+    step = rows
+    if getattr(source, "in_cache", False):
+        step = max(1, CACHED // item.row_bytes)
+    digest = Running64()
+    for start in range(first, last, step):
+        stop = min(last, start + step)
+        nbytes = (stop - start) * item.row_bytes
+        out = buffer[:nbytes] if nbytes <= buffer.size else np.empty(nbytes, dtype=np.uint8)
+        source.compute(start, stop, out.view(item.tensor.dtype.bits))
+        digest.update(out.data)
+        item.sink.write(item.offset + start * item.row_bytes, out.data)
+    item.sums[index] = digest.value()
+    return (last - first) * item.row_bytes
 
 
 def _pieces(runs: Sequence[Run]) -> Iterable[Run]:
