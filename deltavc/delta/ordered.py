@@ -22,7 +22,9 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +32,10 @@ from numpy.typing import NDArray
 from deltavc.delta import native
 from deltavc.errors import InternalError
 
-__all__ = ["Matrix", "combine", "cross", "ieee", "rotate", "rows_of_zeros"]
+__all__ = [
+    "Matrix", "Rounded", "cholesky", "combine", "cross", "ieee", "padded", "rotate", "round_rows",
+    "rows_of_zeros",
+]  # fmt: skip
 
 Matrix = NDArray[np.float64]
 
@@ -39,6 +44,7 @@ SWEEPS = 60  # some 6 to 10 are needed
 TOLERANCE = 2.0**-48  # cosine of two rows that count as orthogonal
 _SPREAD = 512  # rows this many float64 apart, or a multiple, would share few lines of a cache
 _PIECE = 1 << 18  # elements of a temporary without C
+_PLAIN = 500  # powers of two that a product meets without leaving float64
 
 
 def rows_of_zeros(count: int, width: int) -> Matrix:
@@ -54,6 +60,13 @@ def rows_of_zeros(count: int, width: int) -> Matrix:
     whole = -(-width // LANES) * LANES
     step = whole if whole < _SPREAD // 2 else -(-whole // _SPREAD) * _SPREAD + 2 * LANES
     return np.zeros((count, step))[:, :whole]
+
+
+def padded(rows: Matrix) -> Matrix:
+    """Returns a copy of rows, their width rounded up to a multiple of 4 by zeros."""
+    copy = rows_of_zeros(*rows.shape)
+    copy[:, : rows.shape[1]] = rows
+    return copy
 
 
 def cross(x: Matrix, y: Matrix | None = None) -> Matrix:
@@ -97,6 +110,90 @@ def combine(weights: Matrix, rows: Matrix, out: Matrix | None = None) -> Matrix:
         *weights.shape, rows.shape[1], weights.ctypes.data, *_rows(rows), *_rows(total)
     )
     return total
+
+
+@dataclass(frozen=True, eq=False)
+class Rounded:
+    """Rows as they are rounded, with X the exact rows and R what rounding added to them.
+
+    Attributes:
+        values: (m, width) float32: the rows times a power of two.
+        peaks: (m,) the element of each row of X with the largest magnitude, the first of them.
+        squares: (m,) sums of the squares of each row of R.
+        mixed: (m, m): X @ R.T.
+    """
+
+    values: NDArray[np.float32]
+    peaks: Matrix
+    squares: Matrix
+    mixed: Matrix
+
+
+def round_rows(weights: Matrix, rows: Matrix, width: int, power: int) -> Rounded:
+    """Returns weights @ rows, times a power of two, rounded to float32.
+
+    Args:
+        weights: (m, k).
+        rows: (k, n), n a multiple of 4.
+        width: How many columns are meant; the others are zero.
+        power: The exponent of the power of two.
+    """
+    count = weights.shape[0]
+    library = _library()
+    if library is None or abs(power) > _PLAIN:
+        exact = combine(weights, rows)
+        rounded = np.ldexp(exact, power).astype(np.float32)
+        rest = np.ldexp(rounded.astype(np.float64), -power) - exact
+        place = np.argmax(np.abs(exact), axis=1)
+        squares = np.zeros(count)
+        for row in range(count):
+            squares[row] = cross(rest[row : row + 1])[0, 0]
+        peaks = exact[np.arange(count), place]
+        return Rounded(rounded[:, :width], peaks, squares, cross(exact, rest))
+    weights = np.ascontiguousarray(weights)
+    made = Rounded(
+        np.empty((count, width), dtype=np.float32),
+        np.zeros(count),
+        np.zeros(count),
+        np.zeros((count, count)),
+    )
+    done = library.deltavc_small_svd_make(
+        *weights.shape,
+        rows.shape[1],
+        weights.ctypes.data,
+        *_rows(rows),
+        2.0**power,
+        2.0**-power,
+        width,
+        *(part.ctypes.data for part in (made.values, made.peaks, made.squares, made.mixed)),
+    )
+    if not done:
+        raise MemoryError
+    return made
+
+
+def cholesky(gram: Matrix, least: float) -> tuple[NDArray[np.int64], Matrix, Matrix]:
+    """Returns a pivoted Cholesky factor.
+
+    Args:
+        gram: (k, k), symmetric and positive semidefinite.
+        least: Pivots that are not above it are left.
+
+    Returns:
+        The pivots in order; rows ``u`` (q, k) with ``u.T @ u`` near ``gram``, whose columns
+        at the pivots are an upper triangle; and the inverse of that triangle's transpose.
+    """
+    count = gram.shape[0]
+    left = np.array(gram, order="C")
+    upper, inverse = np.zeros((count, count)), np.zeros((count, count))
+    order = np.zeros(count, dtype=np.int64)
+    library = _library()
+    if library is None:
+        found = _cholesky(left, least, upper, order, inverse)
+    else:
+        arrays = (left, upper, order, inverse)
+        found = library.deltavc_small_svd_cholesky(count, least, *(a.ctypes.data for a in arrays))
+    return order[:found], upper[:found], inverse[:found, :found]
 
 
 def rotate(rows: Matrix) -> Matrix:
@@ -160,12 +257,19 @@ def _library() -> ctypes.CDLL | None:
 
 @cache
 def _prototypes(library: ctypes.CDLL) -> ctypes.CDLL:
-    number, pointer = ctypes.c_int64, ctypes.c_void_p
+    number: Any = ctypes.c_int64
+    pointer: Any = ctypes.c_void_p
     rows = [pointer, number]
     library.deltavc_small_svd_cross.argtypes = [number] * 3 + rows + rows + [pointer, number]
     library.deltavc_small_svd_cross.restype = number
     library.deltavc_small_svd_combine.argtypes = [number] * 3 + [pointer] + rows + rows
     library.deltavc_small_svd_combine.restype = None
+    library.deltavc_small_svd_make.argtypes = (
+        [number] * 3 + [pointer] + rows + [ctypes.c_double] * 2 + [number] + [pointer] * 4
+    )
+    library.deltavc_small_svd_make.restype = number
+    library.deltavc_small_svd_cholesky.argtypes = [number, ctypes.c_double] + [pointer] * 4
+    library.deltavc_small_svd_cholesky.restype = number
     library.deltavc_small_svd_rotate.argtypes = [
         number, pointer, number, pointer, number, pointer, number, ctypes.c_double,
     ]  # fmt: skip
@@ -219,6 +323,32 @@ def _lanes(x: Matrix, y: Matrix) -> Matrix:
 def _tree(sums: Matrix) -> Matrix:
     total: Matrix = (sums[..., 0] + sums[..., 2]) + (sums[..., 1] + sums[..., 3])
     return total
+
+
+def _cholesky(
+    left: Matrix, least: float, upper: Matrix, order: NDArray[np.int64], inverse: Matrix
+) -> int:
+    """Fills in the factor, the pivots and the inverse; returns how many there are."""
+    count = left.shape[0]
+    taken = np.zeros(count, dtype=np.bool_)
+    found = 0
+    while found < count:
+        diagonal = np.where(taken, -1.0, np.diagonal(left))
+        pivot = int(np.argmax(diagonal))
+        if not diagonal[pivot] > least:
+            break
+        upper[found] = left[pivot] / np.sqrt(diagonal[pivot])
+        upper[found, taken] = 0.0
+        left -= upper[found, :, np.newaxis] * upper[found]
+        order[found], taken[pivot] = pivot, True
+        found += 1
+    pivots = order[:found]
+    inverse[:found, :found] = np.eye(found)
+    for step in range(found):
+        inverse[step, :found] /= upper[step, pivots[step]]
+        factors = upper[step, pivots[step + 1 :], np.newaxis]
+        inverse[step + 1 : found, :found] -= factors * inverse[step, :found]
+    return found
 
 
 def _rotate(rows: Matrix, turn: Matrix, schedule: NDArray[np.int32]) -> int:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
-import numpy as np
-from numpy.typing import NDArray
+from deltavc.delta.factored import Form, store
+from deltavc.delta.kinds import Delta
+from deltavc.delta.ordered import ieee
+from deltavc.delta.spectrum import Spectrum, Sum
 
-from deltavc.delta.kinds import Delta, lowrank
-from deltavc.delta.tensor import Tensor
-
-__all__ = ["truncate"]
-
-Matrix = NDArray[np.float64]
+__all__ = ["cut", "truncate"]
 
 
 def truncate(
@@ -33,7 +31,8 @@ def truncate(
         else new factors in float32 and the relative Frobenius error measured on them.
 
     Numerics:
-        float64 inside. The new scale is 1.
+        float64 inside, the same bytes on every machine. The new scale is 1, as far as
+        float32 can hold the factors then.
 
     Cost:
         O((rows + columns) · r² + r³) time.
@@ -41,62 +40,48 @@ def truncate(
     Source:
         Eckart and Young 1936 for the optimum.
     """
-    if rel_error is None and (max_rank is None or delta.rank <= max_rank):
+    if not rel_error and (max_rank is None or delta.rank <= max_rank):
         return delta, 0.0
-    left, right = delta.matrices()
-    left = left * float(delta.scale)
-    q_left, r_left = np.linalg.qr(left)
-    q_right, r_right = np.linalg.qr(right.T)
-    u, s, v = np.linalg.svd(r_left @ r_right.T)
-    rank = _rank(s, max_rank, rel_error)
-    if rank >= delta.rank:
-        return delta, 0.0
-    root = np.sqrt(s[:rank])
-    new_left = (q_left @ u[:, :rank] * root).astype(np.float32)
-    new_right = (root[:, None] * (v[:rank] @ q_right.T)).astype(np.float32)
-    error = _error(left, right, new_left, new_right)
-    return _like(delta, new_left, new_right), error
+    with ieee():
+        total = Sum([[(delta, Fraction(1))]], "factors")
+        spectrum = total.spectrum(total.core())
+        form = Form.of(delta.shape, [delta])
+        new, error, rank = cut(spectrum, form, max_rank=max_rank, rel_error=rel_error)
+    return (new, error) if max(rank, 1) < delta.rank else (delta, 0.0)
 
 
-def _rank(singular: Matrix, max_rank: int | None, rel_error: float | None) -> int:
-    """Returns the smallest rank within the error, at least 1, at most the bound."""
-    rank = singular.size
+def cut(
+    spectrum: Spectrum,
+    form: Form,
+    *,
+    max_rank: int | None = None,
+    rel_error: float | None = None,
+    dtype: str = "F32",
+) -> tuple[Delta, float, int]:
+    """Stores the leading triplets of a matrix within limits.
+
+    Args:
+        spectrum: The matrix.
+        form: How the factors lie in the delta.
+        max_rank: Largest rank; None for no bound.
+        rel_error: The smallest rank that keeps within it is taken, rounding of the factors
+            included, or the largest if none does.
+        dtype: What the factors are stored in.
+
+    Returns:
+        The delta, its relative error in the Frobenius norm, and the rank.
+    """
+    tails = spectrum.parts.tails()
+    whole = float(tails[0])
+    most = spectrum.parts.rank
+    most = most if max_rank is None else min(max_rank, most)
+    rank = most
     if rel_error is not None:
-        tail = np.sqrt(np.cumsum(singular[::-1] ** 2))[::-1]  # norm of what is left out from i on
-        within = np.flatnonzero(tail <= rel_error * tail[0]) if tail.size else np.empty(0)
-        rank = int(within[0]) if within.size else singular.size
-    if max_rank is not None:
-        rank = min(rank, max_rank)
-    return max(rank, 1)
-
-
-def _error(left: Matrix, right: Matrix, new_left: Matrix, new_right: Matrix) -> float:
-    """Returns the relative error of the stored factors, from the difference as one factor pair."""
-    stacked_left = np.hstack([left, -new_left.astype(np.float64)])
-    stacked_right = np.vstack([right, new_right.astype(np.float64)])
-    old = _norm(left, right)
-    return _norm(stacked_left, stacked_right) / old if old else 0.0
-
-
-def _norm(left: Matrix, right: Matrix) -> float:
-    _, core_left = np.linalg.qr(left)
-    _, core_right = np.linalg.qr(right.T)
-    return float(np.linalg.norm(core_left @ core_right.T))
-
-
-def _like(delta: Delta, left: NDArray[np.float32], right: NDArray[np.float32]) -> Delta:
-    """Returns a delta with these factors in the orientation of another one."""
-    header = delta.header
-    rank = left.shape[1]
-    if header.transposed:
-        left, right = np.ascontiguousarray(right.T), np.ascontiguousarray(left.T)
-    b_shape = (header.b_shape[0], rank, *header.b_shape[2:])
-    a_shape = (rank, *header.a_shape[1:])
-    return lowrank(
-        Tensor.from_array(left.reshape(b_shape)),
-        Tensor.from_array(right.reshape(a_shape)),
-        Fraction(1),
-        shape=header.shape,
-        transposed=header.transposed,
-        layer=header.layer,
-    )
+        least = min(most, 1)
+        rank = next((r for r in range(least, most) if tails[r] <= rel_error * whole), most)
+    while True:
+        stored = store(spectrum.first(rank), form, dtype)
+        error = math.hypot(float(tails[rank]), stored.miss) / whole if whole else 0.0
+        if rel_error is None or error <= rel_error or rank >= most:
+            return stored.delta, error, rank
+        rank += 1

@@ -51,6 +51,23 @@ void deltavc_small_svd_combine(int64_t m, int64_t k, int64_t n, const double *w,
     CALL(combine, m, k, n, w, x, x_step, out, out_step);
 }
 
+/* Rounds w (m, k) times x (k, n), times scale, to float32: out (m, width). With x the exact rows
+ * and r what rounding added, in the units of x: peaks (m) are the largest elements of x, squares
+ * (m) the sums of r squared, mixed (m, m) is x times the transpose of r. */
+int64_t deltavc_small_svd_make(int64_t m, int64_t k, int64_t n, const double *w, const double *x,
+                               int64_t x_step, double scale, double back, int64_t width, float *out,
+                               double *peaks, double *squares, double *mixed)
+{
+    return CALL(make, m, k, n, w, x, x_step, scale, back, width, out, peaks, squares, mixed);
+}
+
+/* Factors gram (k, k), which it spends; returns how many pivots are above least. */
+int64_t deltavc_small_svd_cholesky(int64_t k, double least, double *gram, double *upper,
+                                   int64_t *order, double *inverse)
+{
+    return CALL(cholesky, k, least, gram, upper, order, inverse);
+}
+
 /* Rotates rows (count, n) until they are orthogonal, and turn (count, t) with them. */
 int64_t deltavc_small_svd_rotate(int64_t pairs, const int32_t *schedule, int64_t n, double *rows,
                                  int64_t t, double *turn, int64_t sweeps, double tolerance)
