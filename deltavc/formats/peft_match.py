@@ -10,10 +10,9 @@ serve a model that nobody trained, so it is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import permutations
 
 import numpy as np
 
@@ -24,8 +23,8 @@ from deltavc.delta.tensor import DType, Tensor
 from deltavc.errors import BaseMismatch, NonFiniteTensor, ShapeMismatch, UnsupportedFormat
 from deltavc.formats.files import shown
 from deltavc.formats.peft import Adapter
+from deltavc.formats.peft_experts import resolve
 from deltavc.formats.peft_items import AdapterItem, Change, Place, Rows, Whole
-from deltavc.formats.peft_kinds.lora import Experts
 from deltavc.formats.peft_orient import Orientations
 
 __all__ = ["Matched", "computed", "match", "own_name"]
@@ -34,7 +33,6 @@ Entries = Mapping[str, tuple[DType, tuple[int, ...]]]
 DROPPED = "-"
 MAX_SHOWN_NAMES = 5
 MAX_CANDIDATES = 64
-MAX_EXPERTS = 4  # parameters of one module that are adapted apart
 COMPARE_STEP = 1 << 20
 
 
@@ -107,7 +105,9 @@ def match(
     base = _Base(base_entries, tied)
     if not adapter.items:
         return Matched()
-    items, scheme = _resolve(base, adapter.items)
+    items = resolve(adapter.items, base_entries)
+    trained = [i for i in items if isinstance(i, Change | Rows) and not _is_optional(i)]
+    scheme = _find_scheme(base, trained or items)
     matched = Matched(prefix=scheme.prefix)
     orientations = Orientations(base_entries, adapter.settings.fan_in_fan_out)
     shared: set[str] = set()
@@ -142,54 +142,8 @@ def _unread(name: str) -> Tensor:
     raise BaseMismatch(f"the values of '{shown(name)}' are needed, and the base is not at hand")
 
 
-def _resolve(base: _Base, items: Sequence[AdapterItem]) -> tuple[list[AdapterItem], _Scheme]:
-    """Returns the items, and the scheme under which all are found.
-
-    The parameters of a module of experts are told by their shapes: each way to
-    give the wrappers' tensors to them is tried, and one must fit.
-
-    Raises:
-        UnsupportedFormat: Several ways fit.
-    """
-    found: list[tuple[list[AdapterItem], _Scheme]] = []
-    failed: BaseMismatch | ShapeMismatch | None = None
-    for candidate in _assigned(items):
-        trained = [i for i in candidate if isinstance(i, Change | Rows) and not _is_optional(i)]
-        try:
-            found.append((candidate, _find_scheme(base, trained or candidate)))
-        except (BaseMismatch, ShapeMismatch) as error:
-            failed = failed or error
-    if len(found) > 1:
-        names = sorted({i.name for i in found[0][0] if isinstance(i, Experts)})
-        raise UnsupportedFormat(
-            f"the shapes do not tell which of {_listed(names)} the adapter's tensors belong to",
-            hint="merge the adapter with PEFT, then commit the full model",
-            parameters=names,
-        )
-    if not found:
-        raise failed or _mismatch([item.name for item in items], len(items))
-    return found[0]
-
-
 def _is_optional(item: AdapterItem) -> bool:
     return isinstance(item, Change) and item.optional
-
-
-def _assigned(items: Sequence[AdapterItem]) -> Iterator[list[AdapterItem]]:
-    """Yields the items with the parameters of experts given to them, in each possible way."""
-    experts = [item for item in items if isinstance(item, Experts)]
-    if not experts:
-        yield list(items)
-        return
-    depths = max(item.depth for item in experts) + 1
-    names = sorted({name for item in experts for name in item.names})
-    for order in permutations(names[:MAX_EXPERTS], min(depths, MAX_EXPERTS)):
-        yield [
-            replace(item, suffix=order[item.depth % len(order)])
-            if isinstance(item, Experts)
-            else item
-            for item in items
-        ]
 
 
 class _Base:

@@ -19,13 +19,20 @@ from typing import Any
 from deltavc.delta.kinds import Delta
 from deltavc.delta.tensor import Tensor
 from deltavc.errors import UnsupportedFormat
-from deltavc.formats.peft_config import read_settings
+from deltavc.formats.peft_config import read_settings, tokens_of
 from deltavc.formats.peft_match import own_name
 from deltavc.formats.writer import Written, write_folder
 from deltavc.formats.writer_lora import LoraLayer, as_found, combine
 from deltavc.formats.writer_plan import FolderPlan, Held, Planned, PlannedFile
 
-__all__ = ["Adapter", "WrittenAdapter", "build_adapter", "write_adapter"]
+__all__ = [
+    "Adapter",
+    "WrittenAdapter",
+    "build_adapter",
+    "rows_as_listed",
+    "write_adapter",
+    "write_found",
+]
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -64,10 +71,12 @@ class WrittenAdapter(Written):
     Attributes:
         config: What ``adapter_config.json`` says.
         rounded: Parameters whose factors had to be rounded, by request.
+        count: Tensors, where they were written one by one.
     """
 
     config: dict[str, Any] = field(default_factory=dict)
     rounded: tuple[str, ...] = ()
+    count: int = 0
 
 
 def write_adapter(
@@ -128,18 +137,57 @@ def write_adapter(
         rounded=rounded,
         split=split,
     )
-    ordered = sorted(
-        adapter.tensors.items(), key=lambda item: (_FILE_ORDER.index(item[1].dtype.name), item[0])
-    )
-    weights = PlannedFile(
-        WEIGHTS_FILE,
-        {"format": "pt"},
-        [Planned(key, t.dtype, t.shape, Held.later(t)) for key, t in ordered],
-    )
+    weights = _planned(adapter.tensors)
     text = json.dumps(adapter.config, indent=2, sort_keys=True).encode()
     plan = FolderPlan([weights], {**(files or {}), CONFIG_FILE: text})
     done = write_folder(target, plan, durable=durable, replace=replace)
     return WrittenAdapter(**vars(done), config=adapter.config, rounded=adapter.rounded)
+
+
+def write_found(
+    target: Path,
+    config: Mapping[str, Any],
+    weights: Mapping[str, Tensor] | bytes,
+    *,
+    base_name: str | None = None,
+    replace: bool = False,
+) -> WrittenAdapter:
+    """Writes an adapter of any kind as it came in.
+
+    Args:
+        target: The folder that is to be.
+        config: Its config.
+        weights: Its tensors by key, or its weights file as it was.
+        base_name: ``base_model_name_or_path``; without it the config's own stays.
+        replace: Take the place of a folder that is there.
+
+    Returns:
+        What was written.
+
+    Raises:
+        NameTaken: The target is there and not to be replaced.
+        RepositoryUnwritable: Disk full, read-only, no permission.
+    """
+    made = {**config} if base_name is None else {**config, "base_model_name_or_path": base_name}
+    text = json.dumps(made, indent=2, sort_keys=True).encode()
+    if isinstance(weights, bytes):
+        plan, count = FolderPlan([], {WEIGHTS_FILE: weights, CONFIG_FILE: text}), 0
+    else:
+        plan, count = FolderPlan([_planned(weights)], {CONFIG_FILE: text}), len(weights)
+    done = write_folder(target, plan, durable=False, replace=replace)
+    return WrittenAdapter(**vars(done), config=made, count=count)
+
+
+def _planned(tensors: Mapping[str, Tensor]) -> PlannedFile:
+    """Returns the weights file with tensors in the order of the reference writer."""
+    ordered = sorted(
+        tensors.items(), key=lambda item: (_FILE_ORDER.index(item[1].dtype.name), item[0])
+    )
+    return PlannedFile(
+        WEIGHTS_FILE,
+        {"format": "pt"},
+        [Planned(key, t.dtype, t.shape, Held.later(t)) for key, t in ordered],
+    )
 
 
 def build_adapter(
@@ -348,7 +396,7 @@ def _order(
     config: Mapping[str, Any], tokens: Mapping[str, list[int]]
 ) -> dict[str, list[int]] | None:
     """Returns the order in which a config lists trained rows; None if it lists others."""
-    said = read_settings(dict(config)).tokens
+    said = tokens_of(config)
     if not isinstance(said, dict):
         said = dict.fromkeys(tokens, said) if said and len(tokens) == 1 else {}
         if bool(said) != bool(tokens):
@@ -360,6 +408,24 @@ def _order(
             return None
         found[module] = listed
     return found if len(found) == len(said) else None
+
+
+def rows_as_listed(delta: Delta, config: Mapping[str, Any], key: str) -> Tensor:
+    """Returns an embedding's trained rows in the order in which a config lists them.
+
+    Args:
+        delta: The replacement, whose rows ascend.
+        config: The config of the adapter that it came from.
+        key: The rows' key in the adapter's file.
+
+    Returns:
+        The rows.
+    """
+    module = key.removeprefix(KEY_PREFIX).rpartition(".token_adapter.")[0]
+    known, said = delta.row_index().tolist(), tokens_of(config)
+    if isinstance(said, dict):
+        said = next((t for k, t in said.items() if module == k or module.endswith(f".{k}")), [])
+    return _rows_in_order(delta, said if sorted(said) == known else known)
 
 
 def _rows_in_order(delta: Delta, order: Sequence[int]) -> Tensor:

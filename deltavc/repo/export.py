@@ -1,4 +1,8 @@
-"""A version as a PEFT adapter: what came in as LoRA goes out as LoRA."""
+"""A version as a PEFT adapter.
+
+Sums of LoRAs go out as one LoRA. An adapter of another kind, with nothing added
+to it or taken away, goes out as it came in.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +12,29 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from deltavc.delta.kinds import Delta
-from deltavc.delta.tensor import Tensor
-from deltavc.delta.vector import ATTACHMENT
+from deltavc.delta.tensor import DTYPES, Tensor
+from deltavc.delta.vector import ATTACHMENT, form_from_text
 from deltavc.errors import ShapeMismatch, UnsupportedFormat
-from deltavc.formats.peft_write import write_adapter
+from deltavc.formats.peft_config import read_settings
+from deltavc.formats.peft_write import rows_as_listed, write_adapter, write_found
 from deltavc.ids import BlobId, CommitId, ObjectId
 from deltavc.records import canonical
 from deltavc.records.delta import ReplaceHeader
 from deltavc.repo import workspace
-from deltavc.repo.attached import PEFT_CONFIG, PEFT_NAMES, PEFT_PREFIX, PEFT_WHOLE
+from deltavc.repo.attached import (
+    PEFT_CONFIG,
+    PEFT_NAMES,
+    PEFT_PREFIX,
+    PEFT_WEIGHTS,
+    PEFT_WHOLE,
+    Inventory,
+    attachments,
+    digest_of,
+    inventory_of,
+)
 from deltavc.repo.results import CheckedOut
 from deltavc.repo.version import Version, open_version
 
@@ -68,35 +85,47 @@ def write_peft(
         What was written.
 
     Raises:
-        UnsupportedFormat: A parameter is not a sum of low-rank factors.
+        UnsupportedFormat: A parameter is not a sum of low-rank factors, and the version
+            not one adapter of another kind.
         ShapeMismatch: A rank is above ``max_rank``.
     """
     started = time.monotonic()
     version = open_version(repo, commit, base_path=base_path)
-    attached = _attachments(repo, version)
+    attached = attachments(repo, version.vector)
     config = _config(attached.get(PEFT_CONFIG))
-    contents = _sort(version)
-    _bound(contents, max_rank, rel_error)
-    prefix = attached.get(PEFT_PREFIX, b"").decode("utf-8")
+    inventory = inventory_of(repo, version.vector)
     size, files = 0, ["adapter_config.json", "adapter_model.safetensors"]
+    if inventory is not None and inventory.sum == digest_of(version.vector.params):
+        _refuse_bounds(config, max_rank, rel_error)
+        found = _found(version, inventory, config or {})
+        tensors = len(found) if isinstance(found, dict) else 0
+        if not dry_run:
+            written = write_found(target, config or {}, found, base_name=base_name, replace=replace)
+            size, files, tensors = sum(written.sizes.values()), sorted(written.sizes), written.count
+    else:
+        if inventory is not None and inventory.weightless:
+            raise _mixed(version, inventory.weightless)
+        contents = _sort(version)
+        _bound(contents, max_rank, rel_error)
+        if not dry_run:
+            written = write_adapter(
+                target,
+                params=contents.lowrank,
+                rows=contents.rows,
+                new=contents.new,
+                saved=contents.saved,
+                config=_lora(config),
+                prefix=attached.get(PEFT_PREFIX, b"").decode("utf-8"),
+                names=_names(attached.get(PEFT_NAMES)),
+                base_name=base_name,
+                split=max_rank is None,
+                replace=replace,
+            )
+            size, files = sum(written.sizes.values()), sorted(written.sizes)
+        whole = len(contents.rows) + len(contents.new) + len(contents.saved)
+        tensors = 2 * len(contents.lowrank) + whole
     if not dry_run:
-        written = write_adapter(
-            target,
-            params=contents.lowrank,
-            rows=contents.rows,
-            new=contents.new,
-            saved=contents.saved,
-            config=config,
-            prefix=prefix,
-            names=_names(attached.get(PEFT_NAMES)),
-            base_name=base_name,
-            split=max_rank is None,
-            replace=replace,
-        )
         workspace.remember(repo, target, commit, repo.commit(commit).manifest)
-        size, files = sum(written.sizes.values()), sorted(written.sizes)
-    whole = len(contents.rows) + len(contents.new) + len(contents.saved)
-    tensors = 2 * len(contents.lowrank) + whole
     return CheckedOut(
         commit=commit,
         target=str(target),
@@ -115,12 +144,62 @@ def write_peft(
     )
 
 
-def _attachments(repo: Repository, version: Version) -> dict[str, bytes]:
-    return {
-        key.removeprefix(ATTACHMENT): bytes(repo.store.get(BlobId(ObjectId(blob)), "blob"))
-        for key, blob in version.vector.meta.items()
-        if key.startswith(ATTACHMENT)
-    }
+def _found(
+    version: Version, inventory: Inventory, config: dict[str, Any]
+) -> dict[str, Tensor] | bytes:
+    """Returns the tensors of the adapter's file as they came in, or the file itself."""
+    kept = version.vector.meta.get(ATTACHMENT + PEFT_WEIGHTS)
+    if kept is not None:
+        return bytes(version.repo.store.get(BlobId(ObjectId(kept)), "blob"))
+    tensors: dict[str, Tensor] = {}
+    deltas: dict[str, Delta] = {}
+    for key, (name, part) in inventory.tensors.items():
+        if not part and not _has_rows(version, name):
+            tensors[key] = version.tensor(name)
+            continue
+        if name not in deltas:
+            deltas[name] = version.repo.delta(next(iter(version.vector.params[name])))
+        delta = deltas[name]
+        tensor = delta.tensor(part) if part else rows_as_listed(delta, config, key)
+        # a vector's factors of rank 1 are the vector and the number 1
+        shape = delta.shape if len(delta.shape) == 1 and part == "b" else tensor.shape
+        tensors[key] = Tensor(tensor.dtype, shape, tensor.bits)
+    for key, form in inventory.empty.items():
+        dtype, shape = form_from_text(form)
+        tensors[key] = Tensor(DTYPES[dtype], shape, np.empty(0, DTYPES[dtype].bits))
+    return tensors
+
+
+def _refuse_bounds(
+    config: dict[str, Any] | None, max_rank: int | None, rel_error: float | None
+) -> None:
+    """Refuses to truncate what goes out as it came in."""
+    if max_rank is not None or rel_error is not None:
+        kind = str((config or {}).get("peft_type"))
+        raise UnsupportedFormat(
+            f"a '{kind}' adapter with these settings goes out as it came in, and its rank"
+            " cannot be bounded",
+            hint="leave out --max-rank and --rel-error",
+            peft_type=kind,
+        )
+
+
+def _mixed(version: Version, kind: str) -> UnsupportedFormat:
+    names = sorted(version.vector.params)
+    return UnsupportedFormat(
+        f"this version has changed weights beside its '{kind}' adapter, such as"
+        f" '{names[0] if names else ''}': no adapter can say that",
+        hint="take back one of the two: deltavc revert",
+        peft_type=kind,
+        parameters=names,
+    )
+
+
+def _lora(config: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Returns a config that a written LoRA can go by; None if it says more than factors."""
+    if config is None or config.get("peft_type") != "LORA":
+        return None
+    return config if read_settings(config).plain else None
 
 
 def _config(data: bytes | None) -> dict[str, Any] | None:
@@ -161,7 +240,8 @@ def _sort(version: Version) -> _Contents:
         names = refused or sorted(version.removed)
         what = "are not low-rank" if refused else "are missing in this version"
         raise UnsupportedFormat(
-            f"{len(names)} parameters {what}, such as '{names[0]}': no adapter can say that",
+            f"{len(names)} parameters {what}, such as '{names[0]}': no LoRA can say that, and"
+            " the version is not one adapter as it came in",
             hint="write full weights: deltavc checkout REV --to DIR",
             parameters=names,
         )
@@ -171,6 +251,12 @@ def _sort(version: Version) -> _Contents:
             hint="write full weights: deltavc checkout REV --to DIR",
         )
     return contents
+
+
+def _has_rows(version: Version, name: str) -> bool:
+    """Tells whether a parameter is the base's with some rows replaced."""
+    terms = version.vector.params.get(name, {})
+    return len(terms) == 1 and _is_rows(version.repo.delta(next(iter(terms))), Fraction(1))
 
 
 def _is_rows(delta: Delta, coefficient: Fraction) -> bool:

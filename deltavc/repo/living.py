@@ -20,6 +20,7 @@ from deltavc.delta.vector import Terms
 from deltavc.errors import UsageError
 from deltavc.ids import BaseId, CommitId
 from deltavc.live.source import Form
+from deltavc.repo.attached import refuse_weightless
 from deltavc.repo.openbase import OpenBase, open_base, stamps_of
 from deltavc.repo.revisions import resolve
 from deltavc.repo.version import Version
@@ -149,9 +150,11 @@ class RepositorySource:
             UnknownRevision: There is no such revision.
             BaseUnavailable: The base's files cannot be found.
             BaseMismatch: They are not the base's any more.
+            UnsupportedFormat: The revision's adapter has no form as weights.
         """
         commit = resolve(self._repo, rev)
         vector = self._repo.vector(commit)
+        refuse_weightless(self._repo, vector, "a live model of it would be the base")
         with self._lock:
             base = self._opened(vector.base)
             if self._in_memory and self._copied is None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from deltavc.delta.torchview import to_torch
 from deltavc.errors import BaseUnavailable
+from deltavc.repo.attached import refuse_weightless
 from deltavc.repo.parallel import unordered
 from deltavc.repo.revisions import resolve
 from deltavc.repo.version import Part, open_version
@@ -34,8 +35,12 @@ def load(
 
     Returns:
         Tensor name to torch tensor; each owns its memory.
+
+    Raises:
+        UnsupportedFormat: The revision's adapter has no form as weights.
     """
     version = open_version(repo, resolve(repo, rev), base_path=base_path)
+    refuse_weightless(repo, version.vector, "a state dict would be the base's alone")
     parts = [
         part
         for part in version.parts()

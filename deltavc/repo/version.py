@@ -15,6 +15,7 @@ from deltavc.delta.vector import FILE, PREFIX, REMOVED, SHAPE, Vector, form_from
 from deltavc.errors import BaseMismatch, ObjectCorrupt
 from deltavc.formats.writer_plan import Copied, FolderPlan, Planned, PlannedFile
 from deltavc.ids import BlobId, CommitId, ObjectId
+from deltavc.repo.attached import refuse_weightless
 from deltavc.repo.openbase import OpenBase, file_infos, open_base
 
 if TYPE_CHECKING:
@@ -129,7 +130,11 @@ class Version:
 
         A file in which no name, dtype or shape changed keeps the base's header
         byte for byte; new parameters go behind the last file's tensors.
+
+        Raises:
+            UnsupportedFormat: The version's adapter has no form as weights.
         """
+        refuse_weightless(self.repo, self.vector, "full weights would be the base's alone")
         layout = self.base.checkpoint.layout
         planned = []
         for i, weights in enumerate(layout):

@@ -13,7 +13,7 @@ from deltavc.formats.peft_config import Settings
 from deltavc.formats.peft_items import AdapterItem
 from deltavc.ids import BlobId
 
-__all__ = ["Kind", "Module", "flat"]
+__all__ = ["Kind", "Module"]
 
 
 @dataclass
@@ -97,8 +97,3 @@ class Kind:
     read: Callable[[Mapping[str, Any]], Settings]
     items: Callable[[Module, Any], list[AdapterItem]]
     shared: Mapping[str, str] = field(default_factory=dict)
-
-
-def flat(tensor: Tensor) -> Tensor:
-    """Returns a tensor as the vector of its elements."""
-    return Tensor(tensor.dtype, (tensor.count,), tensor.bits)

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from deltavc.delta.kinds import Delta, lowrank
 from deltavc.delta.tensor import Tensor
-from deltavc.errors import ShapeMismatch, UnsafeFile, UnsupportedFormat
+from deltavc.errors import NonFiniteTensor, ShapeMismatch, UnsafeFile, UnsupportedFormat
 from deltavc.formats.files import shown
 from deltavc.formats.peft_config import LoraSettings, read_settings
 from deltavc.formats.peft_items import AdapterItem, Change, Factors, Place
-from deltavc.formats.peft_kinds.base import Kind, Module, flat
+from deltavc.formats.peft_kinds.base import Kind, Module
 
 __all__ = ["LORA", "Experts", "factors"]
 
@@ -161,13 +161,20 @@ class Dora(Factors):
         from deltavc.delta.dora import gains
         from deltavc.delta.kinds import dora
 
-        m = flat(self.parts["m"])
-        turned = place.transposed
-        gain = gains(place.origin(), self.b, self.a, m, self.scale, turned, self.layer)
+        m, turned = self.parts["m"], place.transposed
+        gain = gains(place.origin(), self.b, self.a, m, self.scale, transposed=turned)
         return dora(
             self.b, self.a, m, gain, self.scale,
             shape=place.shape, transposed=turned, layer=self.layer,
         )  # fmt: skip
+
+    def result(self, place: Place) -> NDArray[np.float64]:
+        """Refuses it: there is no delta where a norm is zero, and no number either."""
+        raise NonFiniteTensor(
+            f"an output of '{self.name}' has weights that are all zero, and DoRA divides by their"
+            f" length (shape {list(place.shape)})",
+            tensor=self.name,
+        )
 
 
 def _bias(module: Module, settings: LoraSettings) -> AdapterItem:
@@ -217,24 +224,25 @@ def _experts(module: Module, settings: LoraSettings) -> list[AdapterItem]:
     )
     if names == ["weight"] or not names or not depths:
         return []
-    made: list[AdapterItem] = []
-    for depth in depths:
-        a, b = (f"{part}@{depth}" if depth else part for part in "ab")
-        parts = {"b": module.take(a, b)[b], "a": module.parts[a]}
-        if any(len(t.shape) != 2 or not t.count for t in parts.values()):
-            raise module.misfit("are not factors")
-        if parts["b"].shape[1] != parts["a"].shape[0]:
-            raise module.misfit("have no common rank")
-        rank = settings.rank_of(module.name)
-        keys = {"b": module.keys[b], "a": module.keys[a]}
-        scale = settings.scale_of(module.name, rank)
-        made.append(Experts(module.name, "", parts, scale, rank, tuple(names), depth, keys=keys))
-    odd = set(module.parts) - {
-        p for i in depths for p in ((f"a@{i}", f"b@{i}") if i else ("a", "b"))
-    }
-    if odd or len(depths) > len(names):
+    held = {p for i in depths for p in ((f"a@{i}", f"b@{i}") if i else ("a", "b"))}
+    if set(module.parts) != held:
         raise module.misfit("are not those of the config's 'target_parameters'")
-    return made
+    return [_expert(module, depth, tuple(names), settings) for depth in depths]
+
+
+def _expert(
+    module: Module, depth: int, names: tuple[str, ...], settings: LoraSettings
+) -> AdapterItem:
+    a, b = (f"{part}@{depth}" if depth else part for part in "ab")
+    parts = {"b": module.take(a, b)[b], "a": module.parts[a]}
+    if any(len(t.shape) != 2 or not t.count for t in parts.values()):
+        raise module.misfit("are not factors")
+    if parts["b"].shape[1] != parts["a"].shape[0]:
+        raise module.misfit("have no common rank")
+    rank = settings.rank_of(module.name)
+    keys = {"b": module.keys[b], "a": module.keys[a]}
+    scale = settings.scale_of(module.name, rank)
+    return Experts(module.name, "", parts, scale, rank, names, depth, keys=keys)
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,6 +254,7 @@ class Experts(Change):
         rank: The rank of one expert's factors.
         names: The parameters that it can be.
         depth: How deep PEFT wrapped it; the outermost wrapper is 0.
+        turned: Whether the parameter is transposed, where its shape does not tell.
 
     Shapes:
         a: (experts · r, in), expert by expert; b: (out, r · experts), rank by rank. The
@@ -256,6 +265,13 @@ class Experts(Change):
     rank: int
     names: tuple[str, ...]
     depth: int
+    turned: bool | None = None
+
+    @property
+    def plain(self) -> AdapterItem:
+        """The same factors as those of a module's weight."""
+        keys, layer = self.keys, "linear"
+        return Factors(self.module, "weight", self.parts, self.scale, layer, keys=keys)
 
     @property
     def kind(self) -> str:
@@ -270,7 +286,8 @@ class Experts(Change):
             return (False,) if shape == product and count == self.rank else ()
         if len(shape) != 3 or count != self.rank * shape[0]:
             return ()
-        return tuple(t for t in (False, True) if shape[1:] == (product[::-1] if t else product))
+        known = (False, True) if self.turned is None else (self.turned,)
+        return tuple(t for t in known if shape[1:] == (product[::-1] if t else product))
 
     def delta(self, place: Place) -> Delta:
         """Returns the delta on a plain matrix; experts have none that is as small."""

@@ -146,7 +146,9 @@ def _in_ball(tensor: Tensor, ball: float | None) -> Tensor:
     if ball is None:
         return tensor
     values = tensor.to_float64()
-    limit = ball / math.sqrt(values.shape[0])
+    # PEFT takes the root and divides in float32, and by way of the reciprocal.
+    one, root = np.float32(1), np.sqrt(np.float32(values.shape[0]))
+    limit = float((one / root) * np.float32(ball))
     sizes = np.array([math.sqrt(2 * math.fsum(row * row)) for row in values])
     beyond = sizes > limit * (1 + 2.0**-18)
     if not beyond.any():
