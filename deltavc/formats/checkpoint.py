@@ -37,6 +37,7 @@ FOREIGN_WEIGHTS = (
 )  # fmt: skip
 # what trainers leave beside a model
 TRAINING_STATE = ("optimizer", "rng_state", "scaler", "scheduler", "training_args")
+TRAINER_STATE = "trainer_state.json"  # what a Trainer needs to go on; other in every checkpoint
 COMPARE_STEP = 1 << 22
 
 Source = SafetensorsFile | PickledFile
@@ -342,6 +343,8 @@ def _companions(
             # A module of sentence-transformers in its own folder may have no other form.
             alone = last == "pytorch_model.bin" and folder and folder not in safe_folders
             reason = None if alone else "a pickle"
+        elif name == TRAINER_STATE:
+            reason = "training state"
         elif _size(path) > MAX_FILE_BYTES:
             reason = f"larger than {MAX_FILE_BYTES >> 20} MiB"
         if reason is None:
