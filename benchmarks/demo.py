@@ -45,6 +45,7 @@ class Version:
         name: The revision's name.
         what: What was committed.
         accuracy: On task failure, measured on the rebuilt model.
+        system: On task system, where that is the point.
         commit_seconds: Of the command that recorded it, start to exit.
         checkout_seconds: Of the command that rebuilt it, start to exit.
     """
@@ -53,6 +54,7 @@ class Version:
     what: str
     commit_seconds: float
     accuracy: float = 0.0
+    system: float | None = None
     checkout_seconds: float = 0.0
 
 
@@ -71,8 +73,17 @@ class Story:
         if text:
             print(text, flush=True)
 
-    def run(self, *words: str, folder: str = "orders") -> float:
-        """Runs deltavc in a folder, shows command and answer, returns its wall seconds."""
+    def run(self, *words: str, folder: str = "orders", answer: int = 0) -> float:
+        """Runs deltavc in a folder, shows command and answer, returns its wall seconds.
+
+        Args:
+            *words: What follows ``deltavc``.
+            folder: Where to run it.
+            answer: The exit code that is right; another one ends the story.
+
+        Returns:
+            Seconds from start to exit.
+        """
         print(f"\n{folder}$ {shlex.join(['deltavc', *words])}", flush=True)
         started = time.perf_counter()
         done = subprocess.run(
@@ -87,7 +98,7 @@ class Story:
         )
         seconds = time.perf_counter() - started
         print(done.stdout.rstrip("\n"), flush=True)
-        if done.returncode:
+        if done.returncode != answer:
             raise SystemExit(f"the command ended with {done.returncode}; the demo stops here")
         return seconds
 
@@ -118,6 +129,8 @@ class Story:
         found = evaluate(folder, task, base=self.folder / "minilm", head=head)
         if task is FAILURE:
             self.versions[name].accuracy = found.accuracy
+        else:
+            self.versions[name].system = found.accuracy
         if expected is not None:
             same = found == expected
             self.check(
@@ -159,6 +172,7 @@ class Models:
     failure: Trained
     wrong: Trained
     system: Trained
+    alone: Trained
     full: Trained
     before: Score
     stranger: Score
@@ -180,6 +194,8 @@ def train(story: Story) -> Models:
     _say("LoRA on top of it, second batch of orders, labels mixed up", wrong.score, wrong)
     system = train_lora(base, SYSTEM, start_from=[failure.folder], head="system")
     _say("LoRA on top of the first, too, on task system, own head", system.score, system)
+    alone = train_lora(base, SYSTEM, head="system")
+    _say("LoRA r=8 on task system, by another team, from the base", alone.score, alone)
     full = train_full(base, FAILURE)
     _say("full fine-tune on task failure", full.score, full)
     stranger = evaluate(SRE.folder(), FAILURE, base=base)
@@ -189,11 +205,12 @@ def train(story: Story) -> Models:
         ("out/failure-lora", failure.folder),
         ("out/failure-lora-2", wrong.folder),
         ("out/system-lora", system.folder),
+        ("out/system-alone", alone.folder),
         ("out/failure-full", full.folder),
         ("out/sre", SRE.folder()),
     ):
         shutil.copytree(source, story.folder / name, ignore=shutil.ignore_patterns(".*"))
-    return Models(failure, wrong, system, full, before, stranger)
+    return Models(failure, wrong, system, alone, full, before, stranger)
 
 
 def _say(what: str, score: Score, trained: Trained | None = None) -> None:
@@ -251,6 +268,31 @@ def record(story: Story, models: Models) -> None:
     story.run("show", "v1")
 
 
+def combine(story: Story, models: Models) -> None:
+    """Merges two lines that never met: one task each, on the same layers."""
+    story.chapter(
+        "Two teams, one base",
+        "Another team adapted the base to task system, without v1. Both changed the same layers.",
+    )
+    story.run("switch", "team-b", "--create", "--start", "root")
+    story.commit(
+        "b1", "LoRA", "commit", "../out/system-alone", "-m", "systems, from the base",
+        "--kpi", f"system={models.alone.score.accuracy}",
+    )  # fmt: skip
+    story.run("switch", "both", "--create", "--start", "v1")
+    story.run("merge", "b1", answer=30)
+    story.run("merge", "b1", "-s", "sum", "-n")
+    story.commit("m-sum", "v1 + b1, sum", "merge", "b1", "-s", "sum")
+    story.run("switch", "both-ties", "--create", "--start", "v1")
+    story.commit(
+        "m-ties", "v1 + b1, ties", "merge", "b1", "-s", "ties", "--density", "0.5",
+    )  # fmt: skip
+    story.run("switch", "apart", "--create", "--start", "m-sum")
+    story.commit("m-back", "m-sum without b1", "revert", "m-sum", "--mainline", "1")
+    story.run("switch", "main")
+    story.run("fsck", "--deep")
+
+
 def _kpi(score: Score) -> tuple[str, str]:
     return "--kpi", f"accuracy={score.accuracy}"
 
@@ -271,6 +313,8 @@ def check_bits(story: Story) -> None:
         story.check(f"{name}: every tensor of the committed checkpoint, bit for bit", wrong)
     wrong = differing_tensors(out / "failure-lora", story.folder / "rebuilt" / "v1-peft")
     story.check("v1 as PEFT folder: the adapter's tensors, bit for bit", wrong)
+    wrong = differing_tensors(rebuilt["v1"], rebuilt["m-back"])
+    story.check("m-back, the merge taken back: v1's tensors, bit for bit", wrong)
     differs = differing_tensors(rebuilt["v3"], rebuilt["v4"])
     story.check("v4 is not v3: the taken-back delta is gone", "" if differs else "no difference")
 
@@ -316,9 +360,25 @@ def check_accuracy(story: Story, models: Models) -> None:
         ("v4", None),
         ("full-1", models.full.score),
         ("sre-1", models.stranger),
+        ("b1", None),
+        ("m-sum", None),
+        ("m-ties", None),
+        ("m-back", models.failure.score),
     ):
         story.measure(name, rebuilt / name, expected)
     story.measure("v4", rebuilt / "v4", models.system.score, SYSTEM)
+    story.measure("b1", rebuilt / "b1", models.alone.score, SYSTEM)
+    for name in ("root", "v1", "m-sum", "m-ties"):
+        story.measure(name, rebuilt / name, None, SYSTEM)
+    for name in ("m-sum", "m-ties"):
+        version, v1, b1 = (story.versions[key] for key in (name, "v1", "b1"))
+        assert version.system is not None
+        assert v1.system is not None
+        both = version.accuracy > b1.accuracy and version.system > v1.system
+        story.check(
+            f"{name} is better than b1 on failure and better than v1 on system",
+            "" if both else "it is not",
+        )
     bad, good = story.versions["v3"].accuracy, story.versions["v4"].accuracy
     story.check(
         f"taking v2 back helps task failure, too: {bad:.4f} -> {good:.4f}",
@@ -340,6 +400,7 @@ def summary(story: Story) -> str:
                 name,
                 version.what,
                 f"{version.accuracy:.4f}",
+                "" if version.system is None else f"{version.system:.4f}",
                 f"{stored:,}",
                 f"{full:,}",
                 f"{stored / full:.2%}",
@@ -348,7 +409,7 @@ def summary(story: Story) -> str:
             )
         )
     sizes = ("stored bytes", "full copy", "share")
-    return table(("version", "kind", "accuracy", *sizes, "commit s", "checkout s"), rows)
+    return table(("version", "kind", "failure", "system", *sizes, "commit s", "checkout s"), rows)
 
 
 def main() -> int:
@@ -360,13 +421,14 @@ def main() -> int:
     story = Story(WORK)
     models = train(story)
     record(story, models)
+    combine(story, models)
     check_bits(story)
     check_without(story)
     check_workspace(story)
     check_accuracy(story, models)
     story.chapter("All versions")
     print(summary(story))
-    print("\nAccuracy: task failure, on the model that deltavc rebuilt.")
+    print("\nAccuracy on the two tasks, of the model that deltavc rebuilt.")
     print("Seconds: the whole command, interpreter and imports included.")
     print(f"{story.checked - len(story.failed)} of {story.checked} checks hold; "
           f"{time.perf_counter() - started:.0f} s in all.")  # fmt: skip

@@ -277,7 +277,9 @@ def _commit_row(repo: Repository, oid: CommitId, params: Sequence[str]) -> Commi
         branches=branches,
         tags=tags,
         params=terms,
-        recipe=None if record.recipe is None else msgspec.to_builtins(repo.recipe(record.recipe)),
+        recipe=None
+        if record.recipe is None
+        else msgspec.structs.asdict(repo.recipe(record.recipe)),
     )
 
 

@@ -128,9 +128,7 @@ def test_names_of_sides() -> None:
 
 def test_files_removed_tensors_and_shapes() -> None:
     base = Vector(BASE, {}, {"file:a": "1", "file:b": "1", "attachment:x": "1"})
-    ours = Vector(
-        BASE, {}, {"file:a": "2", "file:b": "2", "attachment:x": "2", "removed:p": "1"}
-    )
+    ours = Vector(BASE, {}, {"file:a": "2", "file:b": "2", "attachment:x": "2", "removed:p": "1"})
     theirs = Vector(
         BASE, {"p": {A: Fraction(1)}}, {"file:a": "1", "file:b": "3", "attachment:x": "3"}
     )

@@ -147,7 +147,8 @@ def test_linear_is_the_weighted_sum_over_the_reals(forked: Lab) -> None:
     forked.repo.merge(["side"], strategy="task-arithmetic", options={"weights": "1/4,-2"})
     found = forked.repo.load()[f"{Q}.weight"].double().numpy()
     base, ours, theirs = (
-        forked.repo.load(rev)[f"{Q}.weight"].double().numpy() for rev in ("HEAD~2", "main~1", "side")
+        forked.repo.load(rev)[f"{Q}.weight"].double().numpy()
+        for rev in ("HEAD~2", "main~1", "side")
     )
     assert np.allclose(found, base + 0.25 * (ours - base) - 2 * (theirs - base), atol=3e-7)
 

@@ -143,8 +143,9 @@ def _hints(out: Output, done: Merged) -> None:
         out.hint(
             "merge-again", f"it was taken back by {short}; bring it back: deltavc revert {short}"
         )
-    if done.kind == "merge" and not done.dry_run:
-        out.hint("merge-measure", "a merge is not measured yet: deltavc eval HEAD, or commit --kpi")
+    if done.changed and not done.dry_run:
+        out.hint("merge-write", f"write it: deltavc checkout {done.branch or 'HEAD'}")
+        out.hint("undo", "take it back: deltavc undo")
 
 
 def _lines(out: Output, done: Merged) -> Iterator[str]:
@@ -163,7 +164,10 @@ def _lines(out: Output, done: Merged) -> Iterator[str]:
         else (f"[{where} {out.id(done.commit or '')}] {title}")
     )
     yield f"  {_counts(done)}"
-    yield f"  {units.size(done.bytes_stored)} stored, the rest shared; {exactness(done.errors)}"
+    stored = f"{units.size(done.bytes_stored)} stored, the rest shared"
+    if done.dry_run and not done.bytes_stored:
+        stored = "nothing stored but how it is combined"
+    yield f"  {stored}; {exactness(done.errors)}"
     if done.dry_run:
         yield from _plan(out, done.rows)
 
