@@ -59,6 +59,21 @@ def doctor(
     )
 
 
+def _native() -> Finding:
+    """Tells which inner loops run in C; without them everything is the same, but slower."""
+    from deltavc.delta.native import states
+
+    found = states()
+    missing = sorted(name for name, reason in found.items() if reason)
+    if not missing:
+        return Finding(level="ok", code="native", message=f"native code: {', '.join(found)}")
+    return Finding(
+        level="warn",
+        code="native-missing",
+        message=f"no native code for {', '.join(missing)}, so they are slower: {found[missing[0]]}",
+    )
+
+
 def _installation() -> Iterator[Finding]:
     try:
         torch = version("torch")
@@ -70,6 +85,7 @@ def _installation() -> Iterator[Finding]:
         message=f"deltavc {__version__}, Python {platform.python_version()}, "
         f"SQLite {sqlite3.sqlite_version}, torch {torch}",
     )
+    yield _native()
     for extra, modules in EXTRAS.items():
         absent = [module for module in modules if find_spec(module) is None]
         if absent:

@@ -9,10 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shlex
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,6 +57,9 @@ def build(folder: Path, compiler: str) -> dict[str, str]:
     Returns:
         For each library the reason why it could not be made; empty where it was.
     """
+    import shlex
+    import shutil
+
     command = shlex.split(compiler)
     found = bool(command) and shutil.which(command[0]) is not None
     reasons = {}
@@ -86,6 +85,9 @@ def _carries(library: Path, mark: str) -> bool:
 
 def _compile(folder: Path, name: str, command: Sequence[str]) -> str:
     """Makes one library; returns why it could not."""
+    import subprocess
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix=".native-", dir=folder) as scratch:
         mark = Path(scratch) / "stamp.c"
         mark.write_text(f'const char {STAMP}[] = "{stamp(folder, name)}";\n', encoding="ascii")
