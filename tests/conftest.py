@@ -15,6 +15,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,26 @@ import pytest
 from hypothesis import settings
 from safetensors.numpy import load_file, save_file
 
+from deltavc.delta import native
+
 # Examples may be slow on a shared machine. CI draws the same ones each time, people new ones.
 settings.register_profile("people", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "people")
 
 SERVER = Path(__file__).with_name("command_server.py")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--pure", action="store_true", help="do as if there were no native code")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Takes the native libraries away from this process where the other way is to be tested."""
+    if config.getoption("--pure"):
+        off = ExitStack()
+        off.enter_context(native.without())
+        config.add_cleanup(off.close)
 
 
 @dataclass(frozen=True)
