@@ -15,6 +15,8 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from deltavc.delta.bands import band_of
+from deltavc.delta.contributions import KINDS
 from deltavc.delta.exact import decode_exact
 from deltavc.delta.kinds import Delta
 from deltavc.delta.ordinals import widen
@@ -174,7 +176,14 @@ def _densely(a_terms: Terms, b_terms: Terms, base: Tensor | None) -> tuple[list[
 
 
 def _all_lowrank(terms: Terms) -> bool:
-    return all(delta.kind == "lowrank" for delta, _ in terms)
+    return all(_is_lowrank(delta) for delta, _ in terms)
+
+
+def _is_lowrank(delta: Delta) -> bool:
+    """Tells whether a delta has two factors that are smaller than the whole."""
+    if delta.kind == "product":
+        return 2 * delta.rank <= min(_matrix_shape([(delta, Fraction(1))]))
+    return delta.kind == "lowrank"
 
 
 def _factors(terms: Terms) -> tuple[Matrix, Matrix]:
@@ -246,6 +255,8 @@ def _band_of(terms: Terms, base: Tensor | None, columns: int) -> _Band:
 def _single(delta: Delta, base: Tensor | None) -> _Band:
     """Returns what gives one delta's change in a run of rows, flat."""
     columns = _matrix_shape([(delta, Fraction(1))])[1]
+    if delta.kind in KINDS:
+        return band_of(delta, base)
     if delta.kind == "lowrank":
         left, right = _factors([(delta, Fraction(1))])
         return lambda first, end: (left[first:end] @ right).reshape(-1)

@@ -92,6 +92,7 @@ def gains(
         lower, upper = _shortened(found * (1 - error)), _shortened(found * (1 + error))
         inside = (squares > 1 / RANGE) & (squares < RANGE) & (np.abs(found) > 1 / RANGE)
         decided = (lower == upper) & inside & (np.abs(found) < RANGE)
+        decided |= (magnitudes == 0) & (squares > 1 / RANGE)
         for at in np.flatnonzero(~decided).tolist():
             lower[at] = _settled(form, at, transposed, float(magnitudes[at]))
     return lower
