@@ -37,11 +37,12 @@ __all__ = [
 ]
 
 PARAMS: dict[str, frozenset[str]] = {
-    "oft": frozenset({"direct", "share", "terms"}),
+    "oft": frozenset({"ball", "direct", "share", "terms"}),
     "boft": frozenset(),
-    "hra": frozenset(),
+    "hra": frozenset({"orthogonal"}),
 }
 PRODUCT_FORMS = ("hadamard", "kron", "vera", "adalora")
+INFINITE = 0x7FF << 52  # the bits of infinity as a float64
 MAX_TERMS = 64  # of a truncated Cayley series
 Shape = tuple[int, ...]
 
@@ -236,6 +237,7 @@ def rotation_fits(
         block = oft_block(elements)
         flags = params.get("direct", 0) in (0, 1) and params.get("share", 0) in (0, 1)
         fits = flags and 0 <= params.get("terms", 0) <= MAX_TERMS and block > 0 and count > 0
+        fits = fits and 0 < params.get("ball", 1) < INFINITE  # bits of a positive float64
         if params.get("share", 0):
             return fits and count == 1 and columns % block == 0
         return fits and count * block == columns
@@ -246,5 +248,6 @@ def rotation_fits(
             fits = fits and factors < 32 and block % 2 == 0 and count % (1 << (factors - 1)) == 0
         return fits and factors > 0 and block > 0
     if form == "hra" and shapes.keys() == {"u"} and len(shapes["u"]) == 2:
-        return shapes["u"][0] == columns and shapes["u"][1] > 0
+        fits = shapes["u"][0] == columns and shapes["u"][1] > 0
+        return fits and params.get("orthogonal", 0) in (0, 1)
     return False

@@ -276,12 +276,15 @@ def rightmul(
     """Returns a rotation of the parameter's rows: ``W0 * M``.
 
     Args:
-        form: ``oft`` (r; params direct, share, terms), ``boft`` (r, s) or ``hra`` (u).
+        form: ``oft`` (r; params ball, direct, share, terms), ``boft`` (r, s) or ``hra`` (u;
+            param orthogonal).
         tensors: Its tensors by name, as found.
         params: ``terms``: length of the truncated Cayley series, 0 for the whole
             (``num_cayley_neumann_terms`` with ``use_cayley_neumann``); ``share``: 1 where all
             blocks are the same (``block_share``); ``direct``: 1 for W0 * R (embeddings)
-            instead of W0 * R^T. A parameter that is 0 may be left out.
+            instead of W0 * R^T; ``ball``: the bits of a float64, the size to which blocks
+            are shrunk (``coft``); ``orthogonal``: 1 where the vectors are made orthogonal
+            first (``apply_GS``). A parameter that is 0 may be left out.
         shape: The parameter's shape.
         transposed: Not supported.
 

@@ -66,6 +66,8 @@ def matrix(delta: Delta) -> Array:
         if header.form == "boft":
             return _on_grid(_butterfly(rotations))
         size = oft_block(rotations.shape[1])
+        if "ball" in header.params:
+            rotations = _in_ball(rotations, header.params["ball"])
         skew = _skew(rotations, size)
         terms, direct = header.params.get("terms", 0), bool(header.params.get("direct", 0))
         if terms:
@@ -93,7 +95,7 @@ def reflections(delta: Delta) -> tuple[Array, Array]:
         delta: A ``rightmul`` delta of the form hra.
 
     Returns:
-        U (columns, r), the vectors as found, and N (r, columns).
+        U (columns, r), the vectors as found or made orthogonal, and N (r, columns).
 
     Raises:
         UnsupportedFormat: A vector is zero, or too large or small.
@@ -102,6 +104,9 @@ def reflections(delta: Delta) -> tuple[Array, Array]:
     rank = vectors.shape[1]
     with np.errstate(all="ignore"):
         rows = np.ascontiguousarray(vectors.T)
+        if delta.header.params.get("orthogonal", 0):
+            rows = _orthogonal(rows)
+            vectors = np.ascontiguousarray(rows.T)
         inner = np.stack([_tree_sum(rows * row) for row in rows])
         triangle = np.zeros((rank, rank))
         for i in range(rank):
@@ -120,6 +125,30 @@ def reflections(delta: Delta) -> tuple[Array, Array]:
             hint="store the rotated weights as exact",
         )
     return vectors, -right
+
+
+def _orthogonal(rows: Array) -> Array:
+    """Returns vectors of length 1, each made orthogonal to those before it, one after the other."""
+    done: list[Array] = []
+    for row in rows:
+        rest = row
+        for other in done:
+            rest = rest - _tree_sum(other * rest) * other
+        done.append(rest / np.sqrt(_tree_sum(rest * rest)))
+    return np.stack(done)
+
+
+def _in_ball(rotations: Array, ball: int) -> Array:
+    """Returns blocks with those shrunk to a ball that are beyond it by more than a rounding.
+
+    A block's size is the Frobenius norm of its skew-symmetric matrix. The ball's
+    radius is given as the bits of a float64. Whoever trained the adapter shrank
+    its blocks too, and rounded them, so 2**-18 of the radius is within the ball.
+    """
+    radius = float(np.array(ball, dtype=np.uint64).view(np.float64))
+    sizes = np.sqrt(2.0 * _tree_sum(rotations * rotations))
+    scale = np.where(sizes > radius * (1 + 2.0**-18), radius / sizes, 1.0)
+    return rotations * scale[:, None]
 
 
 def _tree_sum(values: Array) -> Array:

@@ -1,9 +1,7 @@
 """OFT, BOFT and HRA: weights whose inputs are rotated.
 
 The rotation is a function of the tensors in the file, told in
-:mod:`deltavc.delta.rotations`. Two variants first change those tensors: COFT
-brings blocks that are too large back to a ball, HRA with ``apply_GS`` makes its
-vectors orthogonal. That is done here, once, in float64 and in a fixed order.
+:mod:`deltavc.delta.rotations`.
 """
 
 from __future__ import annotations
@@ -18,9 +16,7 @@ from numpy.typing import NDArray
 
 from deltavc.delta.fits import oft_block
 from deltavc.delta.kinds import Delta
-from deltavc.delta.tensor import Tensor
-from deltavc.errors import NonFiniteTensor, UnsupportedFormat
-from deltavc.formats.files import shown
+from deltavc.errors import UnsupportedFormat
 from deltavc.formats.peft_config import (
     COMMON,
     Settings,
@@ -124,37 +120,20 @@ def oft_items(module: Module, settings: OftSettings) -> list[AdapterItem]:
         raise module.misfit("are not one block, as the config's 'block_share' says")
     if not tensor.count or (settings.terms == 1):
         return []
-    found = _in_ball(tensor, settings.ball)
-    keys = {"r": module.keys[part]}
     params = {"terms": settings.terms, "share": int(settings.share)}
-    embedding = part == "embedding_r"
-    return [
-        Rotated(
-            module.name, "weight", {"r": found}, "oft", params, embedding,
-            keys=keys, verbatim=found is tensor,
-        )
-    ]  # fmt: skip
+    if settings.ball is not None:
+        params["ball"] = _radius(settings.ball, tensor.shape[0])
+    keys, embedding = {"r": module.keys[part]}, part == "embedding_r"
+    return [Rotated(module.name, "weight", {"r": tensor}, "oft", params, embedding, keys=keys)]
 
 
-def _in_ball(tensor: Tensor, ball: float | None) -> Tensor:
-    """Returns the blocks, those that are larger than the ball shrunk to it in float64.
+def _radius(ball: float, count: int) -> int:
+    """Returns the bits of the size that one of some blocks may have.
 
-    A block's size is the Frobenius norm of its skew-symmetric matrix, so the
-    root of twice the sum of squares. Blocks that PEFT has shrunk itself, and
-    rounded, are beyond the ball by less than float32 tells, and stay as they are.
+    PEFT takes the root and divides in float32, and by way of the reciprocal.
     """
-    if ball is None:
-        return tensor
-    values = tensor.to_float64()
-    # PEFT takes the root and divides in float32, and by way of the reciprocal.
-    one, root = np.float32(1), np.sqrt(np.float32(values.shape[0]))
-    limit = float((one / root) * np.float32(ball))
-    sizes = np.array([math.sqrt(2 * math.fsum(row * row)) for row in values])
-    beyond = sizes > limit * (1 + 2.0**-18)
-    if not beyond.any():
-        return tensor
-    values[beyond] *= (limit / sizes[beyond])[:, None]
-    return Tensor.from_array(values)
+    size = (np.float32(1) / np.sqrt(np.float32(count))) * np.float32(ball)
+    return int(np.float64(size).view(np.uint64))
 
 
 def read_boft(config: Mapping[str, Any]) -> Settings:
@@ -211,33 +190,8 @@ def hra_items(module: Module, settings: HraSettings) -> list[AdapterItem]:
     if len(parts["u"].shape) != 2 or not parts["u"].count:
         raise module.misfit("are no vectors")
     check_rank(module.name, parts["u"].shape[1], settings.rank)
-    keys = module.keys_of(parts)
-    if not settings.orthogonal:
-        return [Rotated(module.name, "weight", parts, "hra", {}, keys=keys)]
-    made = {"u": Tensor.from_array(_orthogonal(parts["u"].to_float64(), module.name))}
-    return [Rotated(module.name, "weight", made, "hra", {}, verbatim=False, keys=keys)]
-
-
-def _orthogonal(vectors: Array, name: str) -> Array:
-    """Returns the columns made orthogonal to those before them, of length 1.
-
-    Reflections at orthogonal vectors commute, and their product is what PEFT
-    computes: I - 2 Q Qᵀ.
-    """
-    done: list[Array] = []
-    for column in vectors.T:
-        rest = column.copy()
-        for other in done:
-            rest = rest - math.fsum(other * rest) * other
-        size = math.sqrt(math.fsum(rest * rest))
-        if not size:
-            raise NonFiniteTensor(
-                f"the vectors of '{shown(name)}' depend on each other, and their orthogonal"
-                " ones are not finite",
-                tensor=shown(name),
-            )
-        done.append(rest / size)
-    return np.ascontiguousarray(np.stack(done, axis=1))
+    params = {"orthogonal": 1} if settings.orthogonal else {}
+    return [Rotated(module.name, "weight", parts, "hra", params, keys=module.keys_of(parts))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,7 +232,7 @@ class Rotated(Change):
         """Returns the delta on a parameter of this shape."""
         from deltavc.delta.kinds import rightmul
 
-        params = {**self.params, "direct": int(self.embedding)} if self.form == "oft" else {}
+        params = {**self.params, "direct": int(self.embedding)} if self.embedding else self.params
         return rightmul(self.form, self.parts, params, shape=place.shape)
 
 
