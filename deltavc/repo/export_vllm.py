@@ -15,7 +15,6 @@ from deltavc.delta.kinds import Delta, lowrank
 from deltavc.delta.tensor import Tensor
 from deltavc.delta.vector import ATTACHMENT
 from deltavc.errors import NonFiniteTensor, ShapeMismatch
-from deltavc.formats.ties import EMBEDDINGS
 from deltavc.formats.vllm import (
     CARD,
     CONFIG_FILE,
@@ -43,7 +42,7 @@ Terms = dict[str, list[tuple[Delta, Fraction]]]
 Energy = dict[str, tuple[float, float]]
 # Modules of these models keep their weights as (in, out).
 CONV1D_MODELS = ("decision_transformer", "gpt2", "imagegpt", "openai-gpt")
-POSITIONS = ("position_embeddings.weight", "embed_positions.weight", "wpe.weight")
+EMBEDDINGS = ("shared", "wpe", "wte")  # and every module that has "embed" in its name
 NOT_LOW_RANK = "the change is not low-rank"
 STEP = 1 << 20
 
@@ -87,6 +86,7 @@ def write_for_vllm(
     """
     started = time.monotonic()
     version = open_version(repo, commit, base_path=base_path)
+    refuse_weightless(repo, version.vector, "vLLM would serve the base alone")
     config = _kept_config(repo, version)
     limit = min(r for r in (max_rank, pad_rank, MAX_RANKS[-1]) if r is not None)
     params, energy = _sort(version, limit, rel_error)
@@ -161,7 +161,7 @@ def _sort(version: Version, limit: int, rel_error: float | None) -> tuple[Terms,
     known, tied = version.base.record.tensors, version.base.checkpoint.tied
     reasons: dict[str, list[str]] = {}
     params: Terms = {}
-    energy: Energy = {}
+    others: list[str] = []
     for name, terms in version.vector.params.items():
         if tied.get(name) in version.vector.params:
             continue  # one physical tensor, told of under its main name
@@ -175,8 +175,7 @@ def _sort(version: Version, limit: int, rel_error: float | None) -> tuple[Terms,
         elif low_rank:
             params[name] = loaded
         else:
-            delta, energy[name] = _approximated(version, name, limit, rel_error or 0.0)
-            params[name] = [(delta, Fraction(1))]
+            others.append(name)
     if version.removed:
         reasons["the version lacks it"] = sorted(version.removed)
     if reasons:
@@ -184,6 +183,10 @@ def _sort(version: Version, limit: int, rel_error: float | None) -> tuple[Terms,
         hint = "approximate on purpose: --rel-error X" if alone else None
         names = [name for found in reasons.values() for name in found]
         raise refuse(names, "; ".join(sorted(reasons)), hint=hint)
+    energy: Energy = {}
+    for name in others:  # only when nothing is refused: this reads whole tensors
+        delta, energy[name] = _approximated(version, name, limit, rel_error or 0.0)
+        params[name] = [(delta, Fraction(1))]
     return params, energy
 
 
@@ -198,7 +201,8 @@ def _no_place(
         return "it is not the weight of a linear layer"
     if name in ties or name in ties.values():
         return "it is tied to another weight, which the server would leave as it was"
-    if not low_rank and name.endswith((*EMBEDDINGS, *POSITIONS)):
+    module = name.split(".")[-2]
+    if not low_rank and ("embed" in module or module in EMBEDDINGS):
         return "it is an embedding"
     return None
 

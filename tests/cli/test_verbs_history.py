@@ -228,6 +228,30 @@ class TestCheckout:
         ran = repository("checkout", "HEAD~1", "--to", "d", "--as", "peft", "--verify")
         assert ran.code == 2
 
+    def test_as_an_adapter_for_vllm(self, repository: Run) -> None:
+        words = ("checkout", "HEAD", "--as", "vllm", "--base-name", "org/x", "--to")
+        ran = repository(*words, "a", "--pad-rank", "8")
+        assert ran.code == 0, ran.err
+        card = json.loads(Path("a/deltavc.json").read_text())
+        assert (card["rank"], card["base_model_name_or_path"]) == (8, "org/x")
+        for name, digest in card["sha256"].items():
+            assert f"sha256 {digest}  {name}" in ran.out
+        ran = repository(*words, "b", "--json")
+        assert ran.document["data"]["sha256"].keys() == card["sha256"].keys()
+        ran = repository(*words, "c", "-n")
+        assert (ran.code, Path("c").exists()) == (0, False)
+        assert "Would write" in ran.out
+        assert repository(*words, "c", "--max-rank", "1").code == 48
+        assert repository(*words, "c", "--pad-rank", "600").code == 48
+        assert repository(*words, "c", "--verify").code == 2
+        assert repository("checkout", "HEAD", "--as", "vllm").code == 2
+        assert repository("checkout", "HEAD", "--to", "c", "--pad-rank", "8").code == 2
+        ran = repository("checkout", "HEAD", "--to", "c", "--as", "peft", "--pad-rank", "8")
+        assert (ran.code, Path("c").exists()) == (2, False)
+        repository("commit", "full", "-m", "full")
+        ran = repository(*words, "c")
+        assert (ran.code, Path("c").exists()) == (45, False)
+
     def test_the_base_can_be_elsewhere(self, repository: Run) -> None:
         shutil.move("base", "moved")
         assert repository("checkout", "main").code == 26
