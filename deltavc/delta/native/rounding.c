@@ -292,11 +292,12 @@ int64_t deltavc_rounding_width(int64_t level, int64_t dtype)
     return 2 * vector_bytes(level) / (dtype == F32 ? 8 : 4);
 }
 
-/* Smallest float32 that is certainly not below, and never zero. */
+/* A float32 that is certainly not below; no subnormal, with which some processors take 100 times
+ * as long. */
 static float above(double value)
 {
-    const float near = (float)value;
-    return nextafterf(near, INFINITY);
+    const float next = nextafterf((float)value, INFINITY);
+    return next > 0x1p-100f ? next : 0x1p-100f;
 }
 
 /* Upper bound of a norm from its sum of squares; 2**-500 stands for squares that underflow. */
@@ -353,7 +354,7 @@ int64_t deltavc_rounding_prepare(form *f)
         f->column_singles[panel * width + at] = above(f->column_norms[j]);
         f->column_grids[j] = grid;
     }
-    f->floor_single = (double)rank * 0x1p-147 * (2 + most_left + most_right);
+    f->floor_single = above((double)rank * 0x1p-147 * (2 + most_left + most_right));
     restore(before);
     return f->dtype == F32 || (most_left < 0x1p60 && most_right < 0x1p60);
 }
