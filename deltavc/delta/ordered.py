@@ -20,6 +20,7 @@ NumPy takes the same steps many elements at a time.
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ Matrix = NDArray[np.float64]
 LANES, CHUNK = 4, 256
 SWEEPS = 60  # some 6 to 10 are needed
 TOLERANCE = 2.0**-48  # cosine of two rows that count as orthogonal
+NOTHING = 2.0**-120  # share of the squares of all rows that a row must have to be turned
 _SPREAD = 512  # rows this many float64 apart, or a multiple, would share few lines of a cache
 _PIECE = 1 << 18  # elements of a temporary without C
 _PLAIN = 500  # powers of two that a product meets without leaving float64
@@ -207,8 +209,8 @@ def rotate(rows: Matrix) -> Matrix:
         old ones.
 
     Numerics:
-        Cosines below 2**-48 are left. Relative accuracy of each singular value as
-        one-sided Jacobi has it, however far apart they are.
+        Cosines below 2**-48 are left, and rows below 2**-60 of the norm of all, which
+        are rounding: they would be turned for ever.
 
     Source:
         Hestenes 1958; Demmel and Veselić 1992 for the accuracy.
@@ -217,9 +219,10 @@ def rotate(rows: Matrix) -> Matrix:
     turn = np.zeros((count, -(-count // LANES) * LANES))
     turn[:, :count] = np.eye(count)
     schedule = _schedule(count)
+    least = NOTHING * math.fsum(np.diagonal(cross(rows)).tolist())
     library = _library()
     if library is None:
-        done = _rotate(rows, turn, schedule)
+        done = _rotate(rows, turn, schedule, least)
     else:
         done = library.deltavc_small_svd_rotate(
             schedule.size // 2,
@@ -230,6 +233,7 @@ def rotate(rows: Matrix) -> Matrix:
             turn.ctypes.data,
             SWEEPS,
             TOLERANCE,
+            least,
         )
     if not done:
         raise InternalError("singular vectors did not settle")
@@ -272,6 +276,7 @@ def _prototypes(library: ctypes.CDLL) -> ctypes.CDLL:
     library.deltavc_small_svd_cholesky.restype = number
     library.deltavc_small_svd_rotate.argtypes = [
         number, pointer, number, pointer, number, pointer, number, ctypes.c_double,
+        ctypes.c_double,
     ]  # fmt: skip
     library.deltavc_small_svd_rotate.restype = number
     return library
@@ -351,7 +356,7 @@ def _cholesky(
     return found
 
 
-def _rotate(rows: Matrix, turn: Matrix, schedule: NDArray[np.int32]) -> int:
+def _rotate(rows: Matrix, turn: Matrix, schedule: NDArray[np.int32], least: float) -> int:
     """Rotates; the pairs of a round have no row in common and are taken together."""
     for sweep in range(1, SWEEPS + 1):
         turned = False
@@ -359,7 +364,8 @@ def _rotate(rows: Matrix, turn: Matrix, schedule: NDArray[np.int32]) -> int:
             one, other = pairs[:, 0], pairs[:, 1]
             p, q = rows[one], rows[other]
             alpha, beta, gamma = (_tree(_lanes(a, b)) for a, b in ((p, p), (q, q), (p, q)))
-            far = np.abs(gamma) > TOLERANCE * (np.sqrt(alpha) * np.sqrt(beta))
+            far = (alpha > least) & (beta > least)
+            far &= np.abs(gamma) > TOLERANCE * (np.sqrt(alpha) * np.sqrt(beta))
             if not far.any():
                 continue
             turned = True

@@ -117,6 +117,7 @@ class Sum:
     Attributes:
         left: Basis of the columns of all left factors.
         right: Basis of the rows of all right factors.
+        numbers: Coefficient times scale of each column and row, in units of 2**exponent.
         exponent: Coordinates are in units of 2**exponent; even.
 
     Raises:
@@ -150,18 +151,18 @@ class Sum:
         top = int(powers.max(initial=0)) if powers.size else 0
         self.exponent = top + top % 2
         shifts = np.maximum(exponents - self.exponent, _LOST).astype(np.int32)
-        self._numbers = np.ldexp(numbers, shifts)
+        self.numbers = np.ldexp(numbers, shifts)
         ends = np.cumsum([0, *ranks])
         self._ends = ends[np.cumsum([0, *map(len, groups)])].tolist()
 
     def core(self) -> Matrix:
         """Returns the sum of all changes in coordinates: (left.size, right.size)."""
-        return self._weighted(slice(None), self._numbers)
+        return self._weighted(slice(None), self.numbers)
 
     def cores(self) -> list[Matrix]:
         """Returns the coordinates of each group's change."""
         spans = zip(self._ends[:-1], self._ends[1:], strict=True)
-        return [self._weighted(slice(a, z), self._numbers[a:z]) for a, z in spans]
+        return [self._weighted(slice(a, z), self.numbers[a:z]) for a, z in spans]
 
     @cached_property
     def floor(self) -> float:
@@ -170,7 +171,7 @@ class Sum:
             np.sqrt(np.diagonal(cross(padded(basis.coordinates))))
             for basis in (self.left, self.right)
         ]
-        products = np.abs(self._numbers) * sizes[0] * sizes[1]
+        products = np.abs(self.numbers) * sizes[0] * sizes[1]
         return FLOOR * math.fsum(products.tolist())
 
     def spectrum(self, core: Matrix) -> Spectrum:

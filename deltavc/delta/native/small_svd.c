@@ -68,9 +68,11 @@ int64_t deltavc_small_svd_cholesky(int64_t k, double least, double *gram, double
     return CALL(cholesky, k, least, gram, upper, order, inverse);
 }
 
-/* Rotates rows (count, n) until they are orthogonal, and turn (count, t) with them. */
+/* Rotates rows (count, n) until they are orthogonal, and turn (count, t) with them; leaves rows
+ * whose squares add up to least or less. Returns the number of sweeps, 0 if they did not do. */
 int64_t deltavc_small_svd_rotate(int64_t pairs, const int32_t *schedule, int64_t n, double *rows,
-                                 int64_t t, double *turn, int64_t sweeps, double tolerance)
+                                 int64_t t, double *turn, int64_t sweeps, double tolerance,
+                                 double least)
 {
-    return CALL(rotate, pairs, schedule, n, rows, t, turn, sweeps, tolerance);
+    return CALL(rotate, pairs, schedule, n, rows, t, turn, sweeps, tolerance, least);
 }

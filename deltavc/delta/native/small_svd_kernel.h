@@ -235,7 +235,7 @@ TARGET static void NAME(turn)(int64_t n, double *p, double *q, double cosine, do
 }
 
 TARGET static int64_t NAME(rotate)(int64_t pairs, const int32_t *schedule, int64_t n, double *rows,
-                                   int64_t t, double *turn, int64_t sweeps, double tolerance)
+                                   int64_t t, double *turn, int64_t sweeps, double tolerance, double least)
 {
     for (int64_t sweep = 1; sweep <= sweeps; sweep++) {
         int64_t turned = 0;
@@ -250,7 +250,8 @@ TARGET static int64_t NAME(rotate)(int64_t pairs, const int32_t *schedule, int64
                 pq += a * b;
             }
             const double alpha = TREE(pp), beta = TREE(qq), gamma = TREE(pq);
-            if (!(fabs(gamma) > tolerance * (sqrt(alpha) * sqrt(beta))))
+            if (!(alpha > least) || !(beta > least) ||
+                !(fabs(gamma) > tolerance * (sqrt(alpha) * sqrt(beta))))
                 continue;
             const double zeta = (beta - alpha) / (gamma + gamma);
             const double size = 1.0 / (fabs(zeta) + sqrt(1.0 + zeta * zeta));
