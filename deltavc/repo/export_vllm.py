@@ -28,7 +28,7 @@ from deltavc.formats.vllm import (
 from deltavc.ids import BlobId, CommitId, ObjectId
 from deltavc.records import canonical
 from deltavc.repo import workspace
-from deltavc.repo.attached import PEFT_CONFIG
+from deltavc.repo.attached import PEFT_CONFIG, refuse_weightless
 from deltavc.repo.results import CheckedOut
 from deltavc.repo.version import Version, open_version
 
