@@ -442,10 +442,17 @@ class Version:
         assert self.manifest.get("shapes", {}).get(name, form if as_base else None) == form
         return result
 
+    def _delta(self, oid: str) -> tuple[dict[str, Any], dict[str, bytes]]:
+        header, streams = parse_delta(self.objects.body("delta", oid))
+        for name, info in header.get("tensors", {}).items():
+            if "blob" in info:
+                streams[name] = self.objects.body("blob", info["blob"])
+        return header, streams
+
     def _value(self, name: str) -> Tensor:
         base = self.base.tensors.get(name)
         terms = [
-            (*parse_delta(self.objects.body("delta", oid)), Fraction(text))
+            (*self._delta(oid), Fraction(text))
             for oid, text in self.manifest.get("params", {}).get(name, {}).items()
         ]
         if not terms:
@@ -527,6 +534,10 @@ def change_of(
     kind = header["kind"]
     if kind == "lowrank":
         return product_of(header, streams)
+    if "tensors" in header:
+        from .independent_scaled import scaled_change  # type: ignore[import-not-found]
+
+        return dict(scaled_change(header, streams, base))
     if kind == "dense":
         values = tensor(header["dtype"], header["shape"], streams["values"])
         return {at: value_of(u, values.dtype) for at, u in enumerate(values.bits)}

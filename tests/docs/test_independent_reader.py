@@ -195,6 +195,60 @@ class Bench:
         a = Tensor.from_array((0.1 * rng.standard_normal((2, columns))).astype("f2"))
         return kinds.lowrank(b, a, Fraction(scale), shape=self.base[name].shape, **more)
 
+    def scaled(self, name: str) -> list[tuple[kinds.Delta, str]]:
+        """Makes a delta of each kind that holds tensors as found, with coefficients."""
+        shape = self.base[name].shape
+        rows, columns = self.base[name].matrix_shape
+        rng, one = np.random.default_rng(9), Fraction(1)
+
+        def t(*dims: int, size: float = 0.1, dtype: str = "f4") -> Tensor:
+            return Tensor.from_array((size * rng.standard_normal(dims)).astype(dtype))
+
+        def product(form: str, scale: str = "1", **tensors: Tensor) -> kinds.Delta:
+            return kinds.product(form, tensors, Fraction(scale), shape=shape)
+
+        def turn(form: str, params: dict[str, int] | None = None, **tensors: Tensor) -> kinds.Delta:
+            return kinds.rightmul(form, tensors, params, shape=shape)
+
+        b, a = t(rows, 2, size=1), t(2, columns, dtype="f2")
+        turned = {"b": t(columns, 2, size=1), "a": t(2, rows)}
+        gain = 1 + 0.1 * rng.standard_normal(rows)
+        found = [
+            kinds.rowscale(t(rows, 1), Fraction(-1, 3), shape=shape),
+            kinds.colscale(t(1, columns), Fraction(0), shape=shape),
+            kinds.dora(b, a, t(rows), gain, Fraction(1, 2), shape=shape),
+            kinds.product("adalora", turned | {"e": t(2)}, one, shape=shape, transposed=True),
+            product("hadamard", "3/7", w1a=b, w1b=a, w2a=t(rows, 3), w2b=t(3, columns)),
+            product("kron", w1=t(4, 2), w2a=t(3, rows // 4), w2b=t(2, columns // 2), t2=t(3, 2, 1)),
+            product("kron", w1a=t(4, 2), w1b=t(2, 3), w2=t(rows // 4, columns // 3)),
+            turn("oft", r=t(3, 6)),
+            turn("oft", {"terms": 5, "share": 1}, r=t(1, 6)),
+            turn("oft", {"terms": 4, "direct": 1}, r=t(3, 6)),
+            turn("boft", r=t(2, 6, 2, 2, size=1), s=t(rows)),
+            turn("boft", r=t(1, 3, 4, 4, size=1), s=t(rows)),
+            turn("hra", u=t(columns, 3, size=1)),
+        ]
+        return [
+            (delta, text) for delta, text in zip(found, ["1", "-1/3"] * len(found), strict=False)
+        ]
+
+    def shared(self, name: str) -> kinds.Delta:
+        """Makes a delta with tensors in blobs, which are stored."""
+        rows, columns = self.base[name].matrix_shape
+        rng = np.random.default_rng(10)
+        tensors = {
+            key: Tensor.from_array((0.3 * rng.standard_normal(dims)).astype("f4"))
+            for key, dims in (("a", (4, columns + 3)), ("b", (rows + 1, 4)))
+        }
+        with self.inner.store.pack() as pack:
+            sink = ObjectSink(self.inner.store, pack)
+            ids = {key: sink.blob(bytes(tensor.raw())) for key, tensor in tensors.items()}
+            pack.finish()
+        tensors["lambda_b"] = Tensor.from_array(rng.standard_normal(rows).astype("f4"))
+        tensors["lambda_d"] = Tensor.from_array(rng.standard_normal(4).astype("f4"))
+        shape = self.base[name].shape
+        return kinds.product("vera", tensors, Fraction(1, 8), shape=shape, shared=ids)
+
 
 def form_of(tensor: Tensor) -> tuple[str, tuple[int, ...]]:
     return tensor.dtype.name, tensor.shape
@@ -294,6 +348,11 @@ def by_hand(repo: deltavc.Repository, base: Tensors) -> list[str]:
     on_top = bench.lowrank("emb.weight", 6)
     found.append(bench.commit("emb.weight", *((delta, "1") for delta in (*rows_of, on_top))))
 
+    scaled = bench.scaled(q)
+    found += [bench.commit(q, term) for term in scaled]
+    found.append(bench.commit(v, *bench.scaled(v)))
+    found.append(bench.commit(q, (bench.shared(q), "1"), (low, "2")))
+
     new = Tensor.from_array(rng.standard_normal((3, 5)).astype("f4"))
     found.append(bench.commit("new.weight", (kinds.dense(new), "1"), form=new))
     found.append(bench.commit("new.weight", (kinds.dense(new), "1/3"), form=new))
@@ -326,7 +385,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[deltavc.Repository, 
 
 
 def test_the_reader_stands_alone() -> None:
-    tree = ast.parse((Path(__file__).parent / "independent_reader.py").read_text())
+    files = [Path(__file__).parent / f"independent_{part}.py" for part in ("reader", "scaled")]
+    tree = ast.parse("\n".join(path.read_text() for path in files))
     imported = {
         name.partition(".")[0]
         for node in ast.walk(tree)
@@ -337,7 +397,9 @@ def test_the_reader_stands_alone() -> None:
             else [n.name for n in node.names]
         )
     }
-    assert imported - set(sys.stdlib_module_names) == {"numpy", "xxhash", "zstandard"}
+    own = {"independent_reader", "independent_scaled"}
+    others = imported - set(sys.stdlib_module_names) - own
+    assert others == {"numpy", "xxhash", "zstandard"}
 
 
 def test_the_reader_sees_the_same_history(made: tuple[deltavc.Repository, list[str]]) -> None:
@@ -416,6 +478,9 @@ def test_everything_that_the_pages_describe_was_read(
     wanted.add(("sparse", None, None, None, "float", False, None))
     wanted.add(("replace", None, None, None, None, True, None))
     wanted.add(("lowrank", None, None, None, None, False, True))
+    for kind in ("rowscale", "colscale", "dora", "product", "rightmul"):
+        wanted.add((kind, None, None, None, None, False, None))
+    wanted.add(("product", None, None, None, None, False, True))
     assert seen == wanted
 
 
