@@ -168,11 +168,6 @@ CASES: dict[str, tuple[Callable[[], Any], Config]] = {
 }
 """What makes the model, and what makes the adapter's config."""
 
-COMPUTED = frozenset(
-    ("experts", "experts-one", "loha-tucker", "lokr-conv-full", "coft", "hra-orthogonal")
-)
-"""Those with a change that has no exact form of the adapter's size."""
-
 
 def adapted(make: Callable[[], Any], config: Config, *, seed: int = 7, dtype: Any = None) -> Any:
     """Returns a PEFT model whose adapter's numbers are all random."""
@@ -189,4 +184,4 @@ def adapted(make: Callable[[], Any], config: Config, *, seed: int = 7, dtype: An
     return model.eval()
 
 
-__all__ = ["CASES", "COMPUTED", "Convolutions", "Layers", "Mixture", "adapted"]
+__all__ = ["CASES", "Convolutions", "Layers", "Mixture", "adapted"]
