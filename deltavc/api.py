@@ -330,6 +330,7 @@ class Repository:
         max_rank: int | None = None,
         rel_error: float | None = None,
         pad_rank: int | None = None,
+        card: bool = False,
         verify: bool = False,
         force: bool = False,
     ) -> results.CheckedOut:
@@ -346,6 +347,7 @@ class Repository:
             max_rank=max_rank,
             rel_error=rel_error,
             pad_rank=pad_rank,
+            card=card,
             verify=verify,
             force=force,
         )
@@ -369,9 +371,7 @@ class Repository:
         where = None if base_path is None else Path(base_path)
         return load(self._repo, rev, params=params, base_path=where)
 
-    def files(
-        self, rev: str = "HEAD", *, base_path: PathLike | None = None
-    ) -> dict[str, bytes]:
+    def files(self, rev: str = "HEAD", *, base_path: PathLike | None = None) -> dict[str, bytes]:
         """Returns the files that go with a revision's weights: config, tokenizer and the like.
 
         Args:

@@ -150,6 +150,7 @@ def write_found(
     weights: Mapping[str, Tensor] | bytes,
     *,
     base_name: str | None = None,
+    files: Mapping[str, Path | bytes] | None = None,
     replace: bool = False,
 ) -> WrittenAdapter:
     """Writes an adapter of any kind as it came in.
@@ -159,6 +160,7 @@ def write_found(
         config: Its config.
         weights: Its tensors by key, or its weights file as it was.
         base_name: ``base_model_name_or_path``; without it the config's own stays.
+        files: Other files of the folder: README.
         replace: Take the place of a folder that is there.
 
     Returns:
@@ -171,9 +173,11 @@ def write_found(
     made = {**config} if base_name is None else {**config, "base_model_name_or_path": base_name}
     text = json.dumps(made, indent=2, sort_keys=True).encode()
     if isinstance(weights, bytes):
-        plan, count = FolderPlan([], {WEIGHTS_FILE: weights, CONFIG_FILE: text}), 0
+        kept = {**(files or {}), WEIGHTS_FILE: weights, CONFIG_FILE: text}
+        plan, count = FolderPlan([], kept), 0
     else:
-        plan, count = FolderPlan([_planned(weights)], {CONFIG_FILE: text}), len(weights)
+        kept = {**(files or {}), CONFIG_FILE: text}
+        plan, count = FolderPlan([_planned(weights)], kept), len(weights)
     done = write_folder(target, plan, durable=False, replace=replace)
     return WrittenAdapter(**vars(done), config=made, count=count)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,6 +66,7 @@ def checkout(
     max_rank: int | None = None,
     rel_error: float | None = None,
     pad_rank: int | None = None,
+    card: bool = False,
     verify: bool = False,
     force: bool = False,
     dry_run: bool = False,
@@ -82,6 +83,7 @@ def checkout(
         max_rank: Refuse a higher rank, or with ``rel_error`` truncate to it (peft, vllm).
         rel_error: Largest relative error when truncating (peft, vllm).
         pad_rank: Fill all factors up to this rank (vllm).
+        card: Write a model card as README.md, in the place of the base's; needs ``to``.
         verify: Read the written files back and compare.
         force: Overwrite what deltavc did not write.
         dry_run: Only check and say what would be written.
@@ -98,6 +100,11 @@ def checkout(
     """
     started = time.monotonic()
     target = _target(repo, to, form)
+    if card and to is None:
+        raise UsageError(
+            "--card needs --to DIR: the workspace holds the model and nothing else",
+            hint="deltavc checkout REV --to DIR --card",
+        )
     _spare_bases(repo, target)
     if to is None:
         repo.require_now("checkout")
@@ -105,6 +112,7 @@ def checkout(
         state = repo.state()
         commit = resolve(repo, rev, state)
         ours = _refuse_unrecorded(repo, target, commit, force=force)
+        extra = _card(repo, commit, form, base_name) if card else {}
         if form == "peft":
             from deltavc.repo.export import write_peft
 
@@ -116,6 +124,7 @@ def checkout(
                 max_rank=max_rank,
                 rel_error=rel_error,
                 base_path=base_path,
+                extra=extra,
                 replace=target.exists(),
                 dry_run=dry_run,
             )
@@ -131,11 +140,13 @@ def checkout(
                 rel_error=rel_error,
                 pad_rank=pad_rank,
                 base_path=base_path,
+                extra=extra,
                 replace=target.exists(),
                 dry_run=dry_run,
             )
         version = open_version(repo, commit, base_path=base_path)
         plan = version.plan()
+        plan = replace(plan, files={**plan.files, **extra})
         done = _Done(0, 0, [], False)
         if not dry_run:
             done = _write(repo, version, plan, target, commit, ours)
@@ -160,6 +171,12 @@ def checkout(
         verified=verify and not dry_run,
         dry_run=dry_run,
     )
+
+
+def _card(repo: Repository, commit: CommitId, form: str, base_name: str | None) -> dict[str, bytes]:
+    from deltavc.repo.card import CARD_FILE, model_card
+
+    return {CARD_FILE: model_card(repo, commit, form=form, base_name=base_name)}
 
 
 def follow_head(repo: Repository) -> tuple[bool, str]:

@@ -7,6 +7,7 @@ to it or taken away, goes out as it came in.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -65,6 +66,7 @@ def write_peft(
     max_rank: int | None = None,
     rel_error: float | None = None,
     base_path: Path | None = None,
+    extra: Mapping[str, bytes] | None = None,
     replace: bool = False,
     dry_run: bool = False,
 ) -> CheckedOut:
@@ -78,6 +80,7 @@ def write_peft(
         max_rank: Refuse a higher rank, or with ``rel_error`` truncate to it.
         rel_error: Largest relative error when truncating.
         base_path: Where the base's files are now.
+        extra: Other files to write beside: a model card.
         replace: Take the place of a folder that is there.
         dry_run: Only check.
 
@@ -100,7 +103,9 @@ def write_peft(
         found = _found(version, inventory, config or {})
         tensors = len(found) if isinstance(found, dict) else 0
         if not dry_run:
-            written = write_found(target, config or {}, found, base_name=base_name, replace=replace)
+            written = write_found(
+                target, config or {}, found, base_name=base_name, files=extra, replace=replace
+            )
             size, files, tensors = sum(written.sizes.values()), sorted(written.sizes), written.count
     else:
         if inventory is not None and inventory.weightless:
@@ -118,6 +123,7 @@ def write_peft(
                 prefix=attached.get(PEFT_PREFIX, b"").decode("utf-8"),
                 names=_names(attached.get(PEFT_NAMES)),
                 base_name=base_name,
+                files=extra,
                 split=max_rank is None,
                 replace=replace,
             )

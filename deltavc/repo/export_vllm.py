@@ -57,6 +57,7 @@ def write_for_vllm(
     rel_error: float | None = None,
     pad_rank: int | None = None,
     base_path: Path | None = None,
+    extra: Mapping[str, bytes] | None = None,
     replace: bool = False,
     dry_run: bool = False,
 ) -> CheckedOut:
@@ -73,6 +74,7 @@ def write_for_vllm(
             relative error of each parameter.
         pad_rank: Fill all factors up to this rank.
         base_path: Where the base's files are now.
+        extra: Other files to write beside: a model card.
         replace: Take the place of a folder that is there.
         dry_run: Only check.
 
@@ -104,10 +106,11 @@ def write_for_vllm(
     size, sums, files = 0, {}, [CONFIG_FILE, WEIGHTS_FILE, CARD]
     if not dry_run:
         written = write_vllm(
-            target, adapter, revision=commit, base=version.base.id, replace=replace
+            target, adapter, revision=commit, base=version.base.id, files=extra, replace=replace
         )
         workspace.remember(repo, target, commit, repo.commit(commit).manifest)
         size, sums = sum(written.sizes.values()), written.sha256
+        files = sorted(written.sizes)
     return _result(commit, target, adapter, size, sums, files, version, started, dry_run=dry_run)
 
 

@@ -238,6 +238,10 @@ class TestCheckout:
             assert f"sha256 {digest}  {name}" in ran.out
         ran = repository(*words, "b", "--json")
         assert ran.document["data"]["sha256"].keys() == card["sha256"].keys()
+        ran = repository(*words, "b", "--card")
+        assert "README.md" in ran.out
+        assert Path("b/README.md").read_text().startswith("---\nbase_model:")
+        assert repository("checkout", "HEAD", "--card").code == 2
         ran = repository(*words, "c", "-n")
         assert (ran.code, Path("c").exists()) == (0, False)
         assert "Would write" in ran.out

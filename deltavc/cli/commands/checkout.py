@@ -57,6 +57,7 @@ FORMS = ("full", "peft", "vllm")
     type=click.IntRange(min=1),
     help="Fill all factors up to this rank, so that versions can be exchanged (vllm)",
 )
+@click.option("--card", is_flag=True, help="Also write a model card from message, lineage and KPIs")
 @click.option("--verify", is_flag=True, help="Read the written files back and compare")
 @click.option(
     "--force",
@@ -74,6 +75,7 @@ def command(
     max_rank: int | None,
     rel_error: float | None,
     pad_rank: int | None,
+    card: bool,
     verify: bool,
     force: bool,
     dry_run: bool,
@@ -98,6 +100,7 @@ def command(
         max_rank=max_rank,
         rel_error=rel_error,
         pad_rank=pad_rank,
+        card=card,
         verify=verify,
         force=force,
         dry_run=dry_run,
