@@ -113,6 +113,7 @@ class Decider:
         self.settings = settings
         self.sink = sink
         self._deltas: dict[DeltaId, Delta] = {}
+        self._made: dict[DeltaId, Delta] = {}
         self._combined: dict[object, tuple[Terms, Facts, float | None]] = {}
 
     @cached_property
@@ -163,6 +164,7 @@ class Decider:
         terms, outcome, facts, error = self._combine(name, before, now, strategy)
         put(done.params, done.meta, name, Standing(tuple(sorted(terms.items())), now[0].shape))
         done.outcomes[name] = outcome
+        self._release(terms)
         if facts:
             done.facts[name] = facts
         known = [errors[name] for errors in self._errors if name in errors]
@@ -327,15 +329,30 @@ class Decider:
 
         return [Term(self.delta(oid), coefficient) for oid, coefficient in sorted(terms.items())]
 
+    def _release(self, terms: Terms) -> None:
+        """Lets go of a parameter's deltas: a merge of whole models would hold them all.
+
+        Of those made here the header stays, but for what goes with replaced rows,
+        whose sum is looked at once more.
+        """
+        mixed = any(self.delta(oid).kind == "replace" for oid in terms)
+        if not mixed:
+            self._made |= {
+                oid: replace(self._made[oid], streams=()) for oid in terms if oid in self._made
+            }
+        self._deltas.clear()
+
     def delta(self, oid: DeltaId) -> Delta:
         """Returns a delta; those made by this merge too."""
+        if oid in self._made:
+            return self._made[oid]
         if oid not in self._deltas:
             self._deltas[oid] = self.repo.delta(oid)
         return self._deltas[oid]
 
     def _keep(self, delta: Delta) -> DeltaId:
         oid, _ = self.sink.delta(delta)
-        self._deltas[oid] = delta
+        self._made[oid] = delta
         return oid
 
     def _base_tensor(self, name: str) -> BaseTensor | None:
