@@ -12,6 +12,8 @@ Source:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,6 +26,7 @@ __all__ = ["check_rotation", "gain", "matrix", "reflections"]
 Array = NDArray[np.float64]
 
 GRID = 2.0**64  # elements of M are multiples of 1 / GRID, far below any weight's last bit
+CACHED = 1 << 16  # elements of blocks
 LARGEST = 2.0**20  # beyond, the elimination has lost all digits
 
 
@@ -71,9 +74,9 @@ def matrix(delta: Delta) -> Array:
         skew = _skew(rotations, size)
         terms, direct = header.params.get("terms", 0), bool(header.params.get("direct", 0))
         if terms:
-            found = _series(skew if direct else -skew, terms)
+            found = _in_cache(lambda part: _series(part, terms), skew if direct else -skew)
         else:
-            found = _cayley(-skew if direct else skew)
+            found = _in_cache(_cayley, -skew if direct else skew)
     blocks = _on_grid(found)
     if header.params.get("share", 0):
         columns = int(np.prod(header.shape[1:], dtype=np.int64))
@@ -182,6 +185,13 @@ def _skew(upper: Array, size: int) -> Array:
     return found
 
 
+def _in_cache(solve: Callable[[Array], Array], blocks: Array) -> Array:
+    """Does something to blocks, as many at a time as stay in cache."""
+    step = max(1, CACHED // blocks[0].size)
+    parts = [solve(blocks[at : at + step]) for at in range(0, len(blocks), step)]
+    return np.concatenate(parts)
+
+
 def _series(power: Array, terms: int) -> Array:
     """Returns 2 S + 2 S**2 + … + 2 S**(n - 2) + S**(n - 1), n the terms, but at least S**3 last."""
     if terms == 1:
@@ -242,7 +252,7 @@ def _butterfly(rotations: Array) -> Array:
     """Returns R^T - I of a product of permuted block-diagonal rotations, the last on the left."""
     factors, count, size, _ = rotations.shape
     skew = 0.5 * (rotations - np.swapaxes(rotations, 2, 3))
-    first = _cayley(skew[0])
+    first = _in_cache(_cayley, skew[0])
     if factors == 1:
         return first
     wide = size << (factors - 1)  # what is mixed with each other after all factors
@@ -253,7 +263,9 @@ def _butterfly(rotations: Array) -> Array:
         held[:, at, at] = first[block :: wide // size] + identity
     for level in range(1, factors):
         order = _butterfly_order(size, level, wide)
-        blocks = (_cayley(skew[level]) + identity).reshape(len(held), wide // size, size, size)
+        blocks = (_in_cache(_cayley, skew[level]) + identity).reshape(
+            len(held), wide // size, size, size
+        )
         held = _times_permuted(held, blocks, order)
     return held - np.eye(wide)
 
