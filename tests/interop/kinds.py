@@ -5,10 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .conftest import Convolutions, bert, gpt2, llama, peft, torch  # type: ignore[import-not-found]
+from .conftest import (  # type: ignore[import-not-found]
+    gpt2,
+    llama,
+    peft,
+    torch,
+    transformers,
+)
 
 ATTENTION = ["query", "key", "output.dense"]
 Config = Callable[[], Any]
+
+
+def bert(hidden: int = 16) -> Any:
+    """Returns one layer of a BERT."""
+    torch.manual_seed(1)
+    config = transformers.BertConfig(
+        vocab_size=40, hidden_size=hidden, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=2 * hidden, max_position_embeddings=16,
+    )  # fmt: skip
+    return transformers.BertModel(config).eval()
 
 
 class Layers(torch.nn.Module):  # type: ignore[misc,name-defined]
@@ -173,6 +189,7 @@ def adapted(make: Callable[[], Any], config: Config, *, seed: int = 7, dtype: An
     """Returns a PEFT model whose adapter's numbers are all random."""
     model = make() if dtype is None else make().to(dtype)
     model = peft.get_peft_model(model, config())
+    model.create_or_update_model_card = lambda _: None  # a tenth of the time to save it
     torch.manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -184,4 +201,4 @@ def adapted(make: Callable[[], Any], config: Config, *, seed: int = 7, dtype: An
     return model.eval()
 
 
-__all__ = ["CASES", "Convolutions", "Layers", "Mixture", "adapted"]
+__all__ = ["CASES", "Layers", "Mixture", "adapted", "bert"]
