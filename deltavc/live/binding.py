@@ -131,6 +131,12 @@ def _check_memory(name: str, tensor: torch.Tensor) -> None:
             "move it there (module.to('cpu')), or load another version with repo.load(REV) and"
             " copy it over",
         )
+    if tensor.is_inference():
+        _refuse(
+            name,
+            "was made in inference mode, and cannot get other memory",
+            "make the module outside of torch.inference_mode(); requests may run inside",
+        )
     if tensor.layout is not torch.strided or type(tensor.data) is not torch.Tensor:
         _refuse(name, "is not a plain dense tensor", "load the model without quantisation")
     if not tensor.is_contiguous():

@@ -204,6 +204,7 @@ class LiveModel:
             UnknownRevision: There is no such revision.
             BaseMismatch: It stands on another base, or changes what the module lacks.
             ShapeMismatch: It adds, removes or reshapes parameters.
+            MergeConflict: It changes tensors differently that are tied in the module.
             IntegrityError: A delta is missing or damaged.
         """
         self._guard.refuse_reader()
@@ -275,6 +276,7 @@ class LiveModel:
         self._refuse_lacking(version)
         return self._carry_out(version, timeout)
 
+    @torch.inference_mode(False)  # memory made inside would stay bound to that mode
     def _carry_out(self, version: LiveVersion, timeout: float | None) -> Switched:
         started = time.monotonic()
         weights, before = self._weights, self.revision

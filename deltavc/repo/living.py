@@ -63,6 +63,7 @@ def live(
         BaseMismatch: The module is not a model of the revision's base.
         ShapeMismatch: A tensor has another shape or dtype than in the revision.
         UnsupportedFormat: A tensor is not in CPU memory.
+        MergeConflict: Tensors that are tied in the module differ in the revision.
         BaseUnavailable: The base's files cannot be found.
     """
     from deltavc.live.model import LiveModel

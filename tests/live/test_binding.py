@@ -92,6 +92,20 @@ def equal_change(studio: Studio) -> str:
     return studio.checkpoint(first__weight=value, second__weight=value)
 
 
+def test_inference_mode(studio: Studio) -> None:
+    one, two = studio.lora(), studio.noisy()
+    with torch.inference_mode():
+        made = Net()
+    refuses(studio, made, UnsupportedFormat, "was made in inference mode")
+    net = Net()
+    live = studio.repo.live(net, one)
+    with torch.inference_mode():
+        live.switch(two)
+    net.first(torch.ones(1, 8)).sum().backward()  # an ordinary module afterwards
+    assert net.first.weight.grad is not None
+    assert state(net) == studio.written(two)
+
+
 def test_two_names_of_one_tensor(alike: Studio) -> None:
     one, both, apart = alike.checkpoint(), equal_change(alike), alike.lora("first")
     net = Net()
