@@ -20,10 +20,11 @@ __all__ = ["find_drift"]
 TABLE_BITS = 11
 PROBE_BITS = 6
 MIN_ELEMENTS = 1 << 16
+ONE_WAY = 0.3  # of 1, the mean sign of moves that all lead towards zero, or away from it
 WORTH = 1.0  # bits a weight that a table must save on a sample
 _CLIP = 1 << 46  # moves and table index share 64 bits, which sort 10 times faster than pairs
 _PROBE = 1 << 12
-_LEARN = 1 << 19
+_LEARN = 1 << 17  # 64 an entry; with four times as many the residual is the same
 
 
 def find_drift(base: Tensor, new: Tensor) -> Drift | None:
@@ -34,13 +35,17 @@ def find_drift(base: Tensor, new: Tensor) -> Drift | None:
         new: The changed tensor.
 
     Cost:
-        About 1 ms when there is no drift, 20 ms when there is.
+        0.1 ms when there is no drift, 7 ms when there is.
     """
     if base.dtype.mantissa < 16 or base.count < MIN_ELEMENTS:
         return None  # 16-bit floats do not hold so small a step
-    first = _fit(base, new, _PROBE, PROBE_BITS)
     before, after = _spread(base.bits, _PROBE), _spread(new.bits, _PROBE)
     plain = ordinals(after) - ordinals(before)
+    signed = np.dtype(f"<i{base.dtype.size}")
+    away = np.sign(plain.view(signed)) * np.where(before.view(signed) < 0, -1, 1)
+    if abs(float(away.mean())) < ONE_WAY:
+        return None
+    first = _fit(base, new, _PROBE, PROBE_BITS)
     left = ordinals(after) - first.predict(before, 0)
     if _width(plain) - _width(left) < WORTH:
         return None

@@ -198,7 +198,7 @@ def _leaves_much(pair: Pair, useful: int) -> bool:
     columns have noise too. Full fine-tunes leave 3.7 times as much in bfloat16 and
     a million times in float32, merged adapters of rank 8 leave 0.7 to 1.2.
     """
-    rank = min(useful, 3 * WIDE_SIDE // 4)
+    rank = min(useful * 3 // 4, 3 * WIDE_SIDE // 4)  # little is gained just below useful ranks
     taken = rank + max(OVERSAMPLE, rank // 2)
     rows = taken + taken // 4
     if rows > pair.rows or taken + _OTHERS > pair.columns:

@@ -79,13 +79,14 @@ def encode_planes(folded: Bits, dtype: DType, base: Bits | None = None) -> list[
         dtype: The tensor's dtype.
         base: The base's bit patterns, to order the elements by exponent; or None.
     """
+    if base is not None:
+        folded = group(folded, base, dtype)
     native = kernels(dtype)
     data: Buffer
     if native is not None:
-        data = (native.split(folded) if base is None else native.group(folded, base)).data
+        data = native.split(folded).data
     else:
-        ordered = folded if base is None else group(folded, base, dtype)
-        data = split_planes(ordered.view(np.uint8).data, dtype.size, rotate=False)
+        data = split_planes(folded.view(np.uint8).data, dtype.size, rotate=False)
     return [Stream("residual", data, runs=dtype.size, block=0 if base is None else GROUPED_RUN)]
 
 
@@ -226,6 +227,9 @@ def group(values: Bits, base: Bits, dtype: DType) -> Bits:
         base: The base's bit patterns.
         dtype: The base's dtype.
     """
+    native = kernels(dtype)
+    if native is not None:
+        return native.group(values, base)
     grouped = np.empty_like(values)
     heads = _heads(base, dtype)
     for start, stop in blocks(values.size, GROUP_BLOCK):

@@ -122,6 +122,7 @@ class Kernels:
 
         self._measure = function("measure", None, _POINTER, _POINTER, _NUMBER, *[_POINTER] * 3)
         self._split = function("split", None, _POINTER, _NUMBER, _POINTER)
+        self._join = function("join", None, _POINTER, _NUMBER, _POINTER)
         self._count = function("count", None, _POINTER, _NUMBER, *key, _POINTER)
         self._group = function("group", None, _POINTER, _POINTER, _NUMBER, *key, _POINTER, _POINTER)
         self._gaps = function("gaps", _NUMBER, _POINTER, _NUMBER, _NUMBER, *[_POINTER] * 3)
@@ -157,12 +158,12 @@ class Kernels:
         self._split(_at(folded), folded.size, _at(planes))
         return planes
 
-    def group(self, folded: Bits, base: Bits) -> NDArray[np.uint8]:
-        """Returns the byte planes of elements ordered by the base's exponent."""
-        planes = np.empty(folded.nbytes, dtype=np.uint8)
+    def group(self, folded: Bits, base: Bits) -> Bits:
+        """Returns elements ordered by the base's exponent, in their own order within one."""
+        grouped = np.empty_like(folded)
         heads = self._heads(base)
-        self._group(_at(folded), _at(base), base.size, *self._key, _at(heads), _at(planes))
-        return planes
+        self._group(_at(folded), _at(base), base.size, *self._key, _at(heads), _at(grouped))
+        return grouped
 
     def gaps(
         self, folded: Bits, count: int, width: int
@@ -192,13 +193,15 @@ class Kernels:
 
     def groups(self, planes: NDArray[np.uint8], base: Bits) -> Read:
         """Returns what reads all residuals at once, which are ordered by the base's exponent."""
+        grouped = np.empty(base.size, dtype=base.dtype)
+        self._join(_at(planes), base.size, _at(grouped))
 
         def read(start: int, stop: int, step: Step, goal: Goal) -> bool:
             heads = self._heads(base)
             return bool(
                 self._from_groups(
                     _at(step.bits), stop - start, step.drift, *self._key,
-                    _at(heads), _at(planes), *goal.part(start, stop),
+                    _at(heads), _at(grouped), *goal.part(start, stop),
                 )
             )  # fmt: skip
 

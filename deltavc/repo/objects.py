@@ -36,6 +36,7 @@ class ObjectSink:
         self._pack = pack
         self._keep = keep
         self._lock = threading.Lock()
+        self._seen: set[ObjectId] = set()
         self.ids: list[ObjectId] = []
         self.deltas: dict[DeltaId, Delta] = {}
         self.stored = 0
@@ -52,10 +53,11 @@ class ObjectSink:
         """
         prepared = self._store.prepare(kind, parts)  # hashing and zstd run outside the lock
         with self._lock:
-            if self._store.has(prepared.id) or prepared.id in self.ids:
+            if prepared.id in self._seen or self._store.has(prepared.id):
                 return prepared.id, 0
             if self._pack is not None:
-                self._pack.add_prepared(prepared)
+                self._pack.add_prepared(prepared, is_new=True)
+            self._seen.add(prepared.id)
             self.ids.append(prepared.id)
             self.stored += prepared.stored
             return prepared.id, prepared.stored

@@ -87,13 +87,14 @@ class PackWriter:
         """
         return self.add_prepared(prepare(kind, parts))
 
-    def add_prepared(self, prepared: Prepared) -> ObjectId:
+    def add_prepared(self, prepared: Prepared, *, is_new: bool = False) -> ObjectId:
         """Adds an object that is hashed and compressed already.
 
         What the pack or the store has already is not written again.
 
         Args:
             prepared: The object.
+            is_new: The caller has just seen that the store lacks it.
 
         Returns:
             Its id.
@@ -104,7 +105,7 @@ class PackWriter:
         with self._lock:
             if self._closed:
                 raise InternalError("an object was added to a pack that is closed")
-            if prepared.id in self._entries or self._known(prepared.id):
+            if prepared.id in self._entries or (not is_new and self._known(prepared.id)):
                 return prepared.id
             try:
                 if self._file is None:

@@ -90,23 +90,19 @@ void NAME(count)(const LOOSE *base, int64_t n, int shift, uint64_t mask, int64_t
         counts[(LANES - 1) * groups + (int64_t)((base[i] >> shift) & mask)]++;
 }
 
-/* Byte planes of the elements ordered by the base's exponent; heads say where each lane's go. */
+/* The elements ordered by the base's exponent; heads say where each lane's go. */
 void NAME(group)(const U *restrict folded, const LOOSE *restrict base, int64_t n, int shift,
-                 uint64_t mask, int64_t *restrict heads, uint8_t *restrict planes)
+                 uint64_t mask, int64_t *restrict heads, U *restrict grouped)
 {
     const int64_t each = n / LANES, groups = (int64_t)mask + 1;
     for (int64_t i = 0; i < each; i++)
         for (int lane = 0; lane < LANES; lane++) {
             const int64_t from = lane * each + i;
-            const int64_t at = heads[lane * groups + (int64_t)((base[from] >> shift) & mask)]++;
-            for (int byte = 0; byte < BYTES; byte++)
-                planes[byte * n + at] = (uint8_t)(folded[from] >> (8 * byte));
+            grouped[heads[lane * groups + (int64_t)((base[from] >> shift) & mask)]++] =
+                folded[from];
         }
-    for (int64_t i = LANES * each; i < n; i++) {
-        const int64_t at = heads[(LANES - 1) * groups + (int64_t)((base[i] >> shift) & mask)]++;
-        for (int byte = 0; byte < BYTES; byte++)
-            planes[byte * n + at] = (uint8_t)(folded[i] >> (8 * byte));
-    }
+    for (int64_t i = LANES * each; i < n; i++)
+        grouped[heads[(LANES - 1) * groups + (int64_t)((base[i] >> shift) & mask)]++] = folded[i];
 }
 
 /* Distances and values of the elements that are not zero; returns how many distances are long.
@@ -156,6 +152,23 @@ static inline U OWN(finish)(const LOOSE *base, const U *folded, int64_t n, const
     return differing;
 }
 
+static inline void OWN(gather)(const uint8_t *planes, int64_t stride, int64_t n, U *out)
+{
+    for (int64_t i = 0; i < n; i++) {
+        U one = 0;
+        for (int byte = 0; byte < BYTES; byte++)
+            one |= (U)((U)planes[byte * stride + i] << (8 * byte));
+        out[i] = one;
+    }
+}
+
+/* Takes back split. */
+CLONES void NAME(join)(const uint8_t *planes, int64_t n, U *out)
+{
+    for (int64_t at = 0; at < n; at += CHUNK)
+        OWN(gather)(planes + at, n, n - at < CHUNK ? n - at : CHUNK, out + at);
+}
+
 /* Rebuilds elements from byte planes; where something is expected, returns whether it came out. */
 CLONES int64_t NAME(from_planes)(const LOOSE *base, int64_t n, const drift *by,
                                  const uint8_t *planes, int64_t stride, LOOSE *out,
@@ -165,31 +178,17 @@ CLONES int64_t NAME(from_planes)(const LOOSE *base, int64_t n, const drift *by,
     for (int64_t at = 0; at < n; at += CHUNK) {
         const int64_t m = n - at < CHUNK ? n - at : CHUNK;
         U folded[CHUNK];
-        for (int64_t i = 0; i < m; i++) {
-            U one = 0;
-            for (int byte = 0; byte < BYTES; byte++)
-                one |= (U)((U)planes[byte * stride + at + i] << (8 * byte));
-            folded[i] = one;
-        }
+        OWN(gather)(planes + at, stride, m, folded);
         differing |= OWN(finish)(base + at, folded, m, by, out ? out + at : 0,
                                  expected ? expected + at : 0);
     }
     return !differing;
 }
 
-static inline U OWN(fetch)(const uint8_t *from, int64_t stride)
-{
-    U one = 0;
-    for (int byte = 0; byte < BYTES; byte++)
-        one |= (U)((U)from[byte * stride] << (8 * byte));
-    return one;
-}
-
-/* Likewise all elements from byte planes ordered by the base's exponent. */
+/* Likewise all elements from what group made of them. */
 CLONES int64_t NAME(from_groups)(const LOOSE *base, int64_t n, const drift *by, int shift,
                                  uint64_t mask, int64_t *restrict heads,
-                                 const uint8_t *restrict planes, LOOSE *out,
-                                 const LOOSE *expected)
+                                 const U *restrict grouped, LOOSE *out, const LOOSE *expected)
 {
     const int64_t each = n / LANES, groups = (int64_t)mask + 1;
     U differing = 0;
@@ -199,8 +198,7 @@ CLONES int64_t NAME(from_groups)(const LOOSE *base, int64_t n, const drift *by, 
         for (int64_t i = 0; i < m; i++)
             for (int lane = 0; lane < LANES; lane++) {
                 const U key = base[lane * each + at + i] >> shift;
-                int64_t *head = heads + lane * groups + (int64_t)(key & mask);
-                folded[lane][i] = OWN(fetch)(planes + (*head)++, n);
+                folded[lane][i] = grouped[heads[lane * groups + (int64_t)(key & mask)]++];
             }
         for (int lane = 0; lane < LANES; lane++) {
             const int64_t from = lane * each + at;
@@ -209,8 +207,8 @@ CLONES int64_t NAME(from_groups)(const LOOSE *base, int64_t n, const drift *by, 
         }
     }
     for (int64_t i = LANES * each; i < n; i++) {
-        int64_t *head = heads + (LANES - 1) * groups + (int64_t)((base[i] >> shift) & mask);
-        const U folded = OWN(fetch)(planes + (*head)++, n);
+        const int64_t key = (int64_t)((base[i] >> shift) & mask);
+        const U folded = grouped[heads[(LANES - 1) * groups + key]++];
         differing |= OWN(finish)(base + i, &folded, 1, by, out ? out + i : 0,
                                  expected ? expected + i : 0);
     }
