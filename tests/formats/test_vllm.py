@@ -102,12 +102,12 @@ def check_rules(folder: Path, max_lora_rank: int, base_model_name: str) -> dict[
     from safetensors.numpy import load_file
 
     tensors = load_file(folder / "adapter_model.safetensors")
-    suffix = re.compile(r"^base_model\.model\.(.+)\.lora_([AB])\.weight$")
+    suffix = re.compile(r"^base_model\.model\.(.+)\.(?:lora_([AB])\.weight|lora_embedding_([AB]))$")
     for key, value in tensors.items():
         found = suffix.match(key)
         assert found, key
         assert found[1] in config["target_modules"]
-        assert value.shape[0 if found[2] == "A" else 1] == config["r"]
+        assert value.shape[0 if (found[2] or found[3]) == "A" else 1] == config["r"]
     # what vLLM does not read must not be needed
     assert config["rank_pattern"] == {}
     assert config["alpha_pattern"] == {}
@@ -334,6 +334,7 @@ def served(shop: Shop, folder: Path) -> Any:
         {"target_modules": ["q_proj", "v_proj"], "r": 4, "lora_alpha": 8,
          "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 3}},
         {"target_modules": ["up_proj"], "r": 3, "lora_alpha": 7, "use_rslora": True},
+        {"target_modules": ["embed_tokens", "q_proj"], "r": 2, "lora_alpha": 8},
     ],
 )  # fmt: skip
 def test_peft_gives_the_same_logits_as_full_weights(shop: Shop, config: Any) -> None:
