@@ -11,11 +11,13 @@ serve a model that nobody trained, so it is refused.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 
+from deltavc.delta.blas import one_blas_thread
 from deltavc.delta.kinds import Delta, dense
 from deltavc.delta.kinds import replace as replace_values
 from deltavc.delta.rounding import round_sticky
@@ -82,6 +84,7 @@ def match(
     tied: Mapping[str, str],
     *,
     read: Callable[[str], Tensor] | None = None,
+    threads: int = 1,
 ) -> Matched:
     """Finds the base parameters that an adapter changes.
 
@@ -92,6 +95,7 @@ def match(
         read: Reads a base tensor. With it, the adapter's copies of base
             tensors are compared with the base; without it, they are left to
             the caller in :attr:`Matched.copies`.
+        threads: How many threads make deltas, where that takes reading the base.
 
     Returns:
         The changes.
@@ -117,13 +121,20 @@ def match(
             orientations.note(item, base_entries[found][1])
             shared |= {item.module} if item.optional else set()
     lost: list[str] = []
+    changes: list[tuple[Change, str, Place]] = []
     for item in items:
         found = scheme.find(item.name)
-        if isinstance(item, Change) and item.module in shared:
-            item = item.sharing()
         if found is not None:
             _note(matched, base, item, found, scheme.apply(item.name))
-            _place(matched, base, item, found, orientations, read or _unread)
+            _check_fit(base, item, found)
+        if isinstance(item, Change) and found is not None:
+            shape = base_entries[found][1]
+            there = Place(
+                shape, orientations.of(item, found, shape), partial(read or _unread, found)
+            )
+            changes.append((item.sharing() if item.module in shared else item, found, there))
+        elif found is not None:
+            _place(matched, base, item, found)
         elif isinstance(item, Whole) and item.saved:
             delta = dense if item.values.dtype.arithmetic else replace_values
             matched.new[item.name] = delta(item.values)
@@ -133,6 +144,7 @@ def match(
             lost.append(item.name)
     if lost:
         raise _mismatch(lost, len(items))
+    _enter(matched, changes, threads)
     if read is not None:
         _check_copies(matched, read)
     return matched
@@ -295,51 +307,59 @@ def _note(matched: Matched, base: _Base, item: AdapterItem, found: str, meant: s
         matched.ties[item.name] = found
 
 
-def _place(
-    matched: Matched,
-    base: _Base,
-    item: AdapterItem,
-    found: str,
-    orientations: Orientations,
-    read: Callable[[str], Tensor],
-) -> None:
-    """Enters an item under the base parameter that was found for it."""
+def _check_fit(base: _Base, item: AdapterItem, found: str) -> None:
+    """Refuses an item that does not fit the parameter that was found for it."""
     dtype, shape = base.entries[found]
     if not _fits(item, shape):
         raise _misfit([item], shape, 1)
-    if isinstance(item, Whole):
-        known = matched.copies if item.copied else matched.replaced
-        torn = found in known and not known[found].same_bits(item.values)
-        if torn or (found in matched.params and not item.copied):
-            raise _torn(found)
-        known[found] = item.values
-        if not item.copied:
-            matched.held[item.key] = (found, "")
-        return
-    if not dtype.arithmetic:
+    if not isinstance(item, Whole) and not dtype.arithmetic:
         raise UnsupportedFormat(
             f"the base's '{shown(found)}' is {dtype.name}, and an adapter cannot be added to it",
             hint="take the base in bf16, fp16 or fp32 that it was quantised from",
             parameter=found,
         )
-    if isinstance(item, Rows):
-        delta: Delta | None = item.delta(shape, _in_dtype(item, dtype))
-        matched.held[item.key] = (found, "")
-    else:
-        assert isinstance(item, Change)
-        place = Place(shape, orientations.of(item, found, shape), partial(read, found))
-        delta = _delta(item, place)
+
+
+def _place(matched: Matched, base: _Base, item: AdapterItem, found: str) -> None:
+    """Enters what stands instead of a base parameter, or of its rows."""
+    dtype, shape = base.entries[found]
+    if isinstance(item, Whole):
+        known = matched.copies if item.copied else matched.replaced
+        if found in known and not known[found].same_bits(item.values):
+            raise _torn(found)
+        if found in matched.params and not item.copied:
+            raise _torn(found)
+        known[found] = item.values
+        if not item.copied:
+            matched.held[item.key] = (found, "")
+        return
+    assert isinstance(item, Rows)
+    if found in matched.replaced:
+        raise _torn(found)
+    matched.held[item.key] = (found, "")
+    _add(matched, found, item.delta(shape, _in_dtype(item, dtype)))
+
+
+def _enter(matched: Matched, changes: Sequence[tuple[Change, str, Place]], threads: int) -> None:
+    """Makes the deltas of changes and enters them under their parameters."""
+    with one_blas_thread(), ThreadPoolExecutor(max(threads, 1)) as pool:
+        deltas = list(pool.map(lambda change: _delta(change[0], change[2]), changes))
+    for (item, found, place), delta in zip(changes, deltas, strict=True):
         matched.held |= {key: (found, part) for part, key in item.keys.items()}
-    others = matched.params.setdefault(found, []) if delta is not None else []
-    torn = found in matched.replaced or found in matched.computed
-    if torn or (delta is None and found in matched.params):
+        torn = found in matched.replaced or found in matched.computed
+        if torn or (delta is None and found in matched.params):
+            raise _torn(found)
+        if delta is None:
+            matched.computed[found] = (item, place)
+        else:
+            _add(matched, found, delta)
+
+
+def _add(matched: Matched, found: str, delta: Delta) -> None:
+    others = matched.params.setdefault(found, [])
+    if not all(_same_change(delta, other) for other in others):
         raise _torn(found)
-    if delta is None:
-        assert isinstance(item, Change)
-        matched.computed[found] = (item, place)
-    elif not all(_same_change(delta, other) for other in others):
-        raise _torn(found)
-    elif not others:
+    if not others:
         others.append(delta)
 
 

@@ -76,7 +76,8 @@ def encode_adapter(
         n: (base.checkpoint.entries[n].dtype, base.checkpoint.entries[n].shape)
         for n in base.record.tensors
     }
-    matched = match(adapter, shapes, base.checkpoint.tied, read=base.tensor)
+    tied, threads = base.checkpoint.tied, repo.session.threads
+    matched = match(adapter, shapes, tied, read=base.tensor, threads=threads)
     made = _Made(sink, dict(start.params), Encoding(Vector(base.id)))
     _add(repo, base, matched, options, made, stack=stack)
     changed = {*matched.params, *matched.computed, *matched.replaced}
