@@ -306,7 +306,7 @@ def _schedule(count: int) -> NDArray[np.int32]:
 def _cross(x: Matrix, y: Matrix, out: Matrix) -> Matrix:
     """Fills in x @ y.T, some rows and chunks at a time."""
     count, width = x.shape
-    rows = max(1, _PIECE // (y.shape[0] * LANES))
+    rows = max(1, _PIECE // max(1, y.shape[0] * LANES))
     for first in range(0, count, rows):
         part = x[first : first + rows]
         total = np.zeros((part.shape[0], y.shape[0], LANES))

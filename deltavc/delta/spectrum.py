@@ -148,7 +148,7 @@ class Sum:
         sizes = np.abs(self.left.coordinates).max(axis=1, initial=0.0)
         sizes = sizes * np.abs(self.right.coordinates).max(axis=1, initial=0.0) * numbers
         powers = (exponents + np.frexp(sizes)[1])[sizes != 0]
-        top = int(powers.max(initial=0)) if powers.size else 0
+        top = int(powers.max()) if powers.size else 0
         self.exponent = top + top % 2
         shifts = np.maximum(exponents - self.exponent, _LOST).astype(np.int32)
         self.numbers = np.ldexp(numbers, shifts)
