@@ -6,6 +6,7 @@ Rotations are computed in Python's own floats, one operation after the other.
 from __future__ import annotations
 
 import math
+import struct
 from fractions import Fraction
 from typing import Any
 
@@ -119,17 +120,46 @@ def product_form(
     return [[x * y for x in line for y in row] for line in first for row in second]
 
 
+def tree(terms: list[float]) -> float:
+    terms = terms + [0.0] * ((1 << (len(terms) - 1).bit_length()) - len(terms))
+    while len(terms) > 1:
+        half = len(terms) // 2
+        terms = [x + y for x, y in zip(terms[:half], terms[half:], strict=True)]
+    return terms[0]
+
+
+def in_ball(row: list[float], params: dict[str, int]) -> list[float]:
+    if "ball" not in params:
+        return row
+    (ball,) = struct.unpack("<d", struct.pack("<Q", params["ball"]))
+    size = math.sqrt(2 * tree([x * x for x in row]))
+    return [x * (ball / size) for x in row] if size > ball * (1 + 2**-18) else row
+
+
+def made_orthogonal(u: Grid) -> Grid:
+    done: list[list[float]] = []
+    for column in zip(*u, strict=True):
+        v = list(column)
+        for w in done:
+            along = tree([x * y for x, y in zip(w, v, strict=True)])
+            v = [y - along * x for x, y in zip(w, v, strict=True)]
+        length = math.sqrt(tree([x * x for x in v]))
+        done.append([x / length for x in v])
+    return [list(row) for row in zip(*done, strict=True)]
+
+
 def rotated(
     header: dict[str, Any], t: dict[str, Any], shapes: dict[str, Any], w: Grid, base: Tensor
 ) -> Grid:
     params, columns = header.get("params", {}), len(w[0])
     if header["form"] == "hra":
         u = grid([float(x) for x in t["u"]], shapes["u"][1])
+        u = made_orthogonal(u) if params.get("orthogonal") else u
         return times(fixed_product(w, u), [[Fraction(x) for x in row] for row in reflections(u)])
     if header["form"] == "oft":
         count, elements = shapes["r"]
         size = next(b for b in range(1, columns + 1) if b * (b - 1) // 2 == elements)
-        blocks = [oft_block([float(x) for x in row], size, params)
+        blocks = [oft_block(in_ball([float(x) for x in row], params), size, params)
                   for row in (grid(t["r"], elements) if elements else [[]] * count)]  # fmt: skip
         blocks *= columns // size if params.get("share") else 1
     else:
@@ -238,15 +268,10 @@ def block_diagonal(blocks: list[Grid], size: int) -> Grid:
 
 
 def reflections(u: Grid) -> Grid:
-    rank, length = len(u[0]), len(u)
+    rank = len(u[0])
 
     def inner(i: int, k: int) -> float:
-        terms = [row[i] * row[k] for row in u]
-        terms += [0.0] * ((1 << (length - 1).bit_length()) - length)
-        while len(terms) > 1:
-            half = len(terms) // 2
-            terms = [x + y for x, y in zip(terms[:half], terms[half:], strict=True)]
-        return terms[0]
+        return tree([row[i] * row[k] for row in u])
 
     g = [[inner(i, k) for k in range(rank)] for i in range(rank)]
     triangle = [[0.0] * rank for _ in range(rank)]

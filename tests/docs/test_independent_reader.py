@@ -32,6 +32,7 @@ from . import independent_reader as reader  # type: ignore[attr-defined]
 
 Tensors = dict[str, torch.Tensor]
 ROOT = Path(__file__).parents[2]
+BALL = int(np.float64(0.3).view(np.uint64))  # between the sizes of the blocks it is for
 
 
 def base_tensors() -> Tensors:
@@ -224,9 +225,11 @@ class Bench:
             turn("oft", r=t(3, 6)),
             turn("oft", {"terms": 5, "share": 1}, r=t(1, 6)),
             turn("oft", {"terms": 4, "direct": 1}, r=t(3, 6)),
+            turn("oft", {"terms": 5, "ball": BALL}, r=t(3, 6)),
             turn("boft", r=t(2, 6, 2, 2, size=1), s=t(rows)),
             turn("boft", r=t(1, 3, 4, 4, size=1), s=t(rows)),
             turn("hra", u=t(columns, 3, size=1)),
+            turn("hra", {"orthogonal": 1}, u=t(columns, 3, size=1)),
         ]
         return [
             (delta, text) for delta, text in zip(found, ["1", "-1/3"] * len(found), strict=False)
