@@ -200,7 +200,11 @@ class BaseRecord(Record):
 
 
 class MeasurementRecord(Record):
-    """An observed KPI value; ``value`` is NULL for NaN."""
+    """An observed KPI value; ``value`` is NULL for NaN.
+
+    ``place`` orders the values of a series: a correction has the place of what it
+    corrects, everything else its own key. ``superseded_by`` is the key of a correction.
+    """
 
     __tablename__ = "measurements"
     key: Mapped[key_pk]
@@ -215,6 +219,16 @@ class MeasurementRecord(Record):
     actor: Mapped[str]
     time: Mapped[utc_ms]
     event_number: Mapped[event_fk]
+    stderr: Mapped[float | None] = mapped_column(real)
+    values_id: Mapped[str | None]
+    dataset_sha256: Mapped[str | None]
+    slice: Mapped[str | None]
+    tool: Mapped[str | None]
+    seed: Mapped[int | None] = mapped_column(big_integer)
+    supersedes: Mapped[str | None]
+    reason: Mapped[str | None]
+    place: Mapped[int | None] = mapped_column(big_integer)
+    superseded_by: Mapped[int | None] = mapped_column(big_integer)
     __table_args__ = (
         CheckConstraint("is_nan IN (0, 1) AND (value IS NULL) = (is_nan = 1)", name="is_nan"),
         Index(None, "commit_key", "kpi"),
@@ -223,7 +237,10 @@ class MeasurementRecord(Record):
 
 
 class LatestRecord(Record):
-    """The measurement of a KPI of a commit that was recorded last, by order and not by clock."""
+    """The measurement of a KPI of a commit that counts, by order of record and not by clock.
+
+    ``kpi`` is the name of the series: the KPI's, with the slice in brackets if it is of one.
+    """
 
     __tablename__ = "latest_measurements"
     commit_key: Mapped[int] = mapped_column(

@@ -9,13 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select
+from sqlalchemy import Connection, and_, bindparam, delete, func, insert, or_, select, update
 
 from deltavc.catalog import models
 from deltavc.errors import AuditChainBroken, IntegrityError, ObjectCorrupt, ObjectMissing
 from deltavc.ids import EventHash, ObjectId, is_object_id
 from deltavc.records import canonical
-from deltavc.records.model import BaseSource, Commit, Event, Measurement, Tag
+from deltavc.records.model import (
+    BaseSource,
+    Commit,
+    Event,
+    Measurement,
+    Tag,
+    series_name,
+    split_series,
+)
 
 __all__ = ["Entry", "Load", "Projection", "Skipped"]
 
@@ -51,6 +59,9 @@ class Projection:
         self.refs: dict[str, tuple[str | None, int]] = {}
         self.bases: dict[str, _Row | None] = {}
         self.latest: dict[tuple[int, str], _Row] = {}
+        self.series: dict[str, tuple[int, int, str, int]] = {}  # of what is corrected, by id
+        self.corrected: dict[int, int] = {}  # key of what is superseded -> key of the correction
+        self.unsettled: dict[tuple[int, str], None] = {}  # series that have a correction
         self.loaded: dict[str, Any] = {}
 
     def write(self, entries: Sequence[Entry]) -> None:
@@ -125,6 +136,18 @@ class Projection:
             for chunk in _chunks(ids):
                 found = self.connection.execute(select(column).where(column.in_(chunk)))
                 self.known.update(found.scalars())
+        self._look_up_corrected()
+
+    def _look_up_corrected(self) -> None:
+        """Finds the rows of earlier measurements that the new ones correct."""
+        row = models.MeasurementRecord
+        ids = {m.supersedes for m in self.loaded.values() if isinstance(m, Measurement)}
+        for chunk in _chunks(sorted(oid for oid in ids if oid is not None)):
+            query = select(row.id, row.key, row.commit_key, row.kpi, row.slice, row.place)
+            for oid, key, commit_key, kpi, part, place in self.connection.execute(
+                query.where(row.id.in_(chunk))
+            ):
+                self.series[oid] = (key, commit_key, series_name(kpi, part), place)
 
     def _next_key(self, column: Any) -> int:
         return (self.connection.execute(select(func.max(column))).scalar() or 0) + 1
@@ -265,7 +288,9 @@ class Projection:
             return
         self.known.add(oid)
         key, self.next_measurement = self.next_measurement, self.next_measurement + 1
-        commit_key = self.commits[found.commit][0]
+        commit_key, series = self.commits[found.commit][0], series_name(found.kpi, found.slice)
+        place = self._correct(found, key, commit_key, series)
+        self.series[oid] = (key, commit_key, series, place)
         self._add(
             models.MeasurementRecord,
             key=key,
@@ -280,13 +305,32 @@ class Projection:
             actor=found.actor,
             time=found.time,
             event_number=event.number,
+            stderr=found.stderr,
+            values_id=found.values,
+            dataset_sha256=found.dataset_sha256,
+            slice=found.slice,
+            tool=found.tool,
+            seed=found.seed,
+            supersedes=found.supersedes,
+            reason=found.reason,
+            place=place,
         )
-        self.latest[commit_key, found.kpi] = {
+        self.latest[commit_key, series] = {
             "commit_key": commit_key,
-            "kpi": found.kpi,
+            "kpi": series,
             "measurement_key": key,
             "value": found.value,
         }
+
+    def _correct(self, found: Measurement, key: int, commit_key: int, series: str) -> int:
+        """Notes what a measurement corrects; returns its place among those of its series."""
+        old = self.series.get(found.supersedes) if found.supersedes is not None else None
+        if old is None:
+            return key
+        old_key, old_commit, old_series, old_place = old
+        self.corrected.setdefault(old_key, key)
+        self.unsettled[old_commit, old_series] = self.unsettled[commit_key, series] = None
+        return old_place if (old_commit, old_series) == (commit_key, series) else key
 
     # writing --------------------------------------------------------------
 
@@ -318,6 +362,44 @@ class Projection:
                 [{"key": commit_key, "name": kpi} for commit_key, kpi in self.latest],
             )
             self.connection.execute(insert(latest), list(self.latest.values()))
+        if self.corrected:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Finds out what counts in the series that have a correction."""
+        row, latest = models.MeasurementRecord, models.LatestRecord
+        self.connection.execute(
+            update(row)
+            .where(row.key == bindparam("old"), row.superseded_by.is_(None))
+            .values(superseded_by=bindparam("new")),
+            [{"old": old, "new": new} for old, new in self.corrected.items()],
+        )
+        for commit_key, series in self.unsettled:
+            here = (latest.commit_key == commit_key, latest.kpi == series)
+            self.connection.execute(delete(latest).where(*here))
+            kpi, part = split_series(series)
+            counts = self.connection.execute(
+                select(row.key, row.value)
+                .where(
+                    row.commit_key == commit_key,
+                    or_(
+                        and_(row.kpi == series, row.slice.is_(None)),
+                        and_(row.kpi == kpi, row.slice == part),
+                    ),
+                    row.superseded_by.is_(None),
+                )
+                .order_by(row.place.desc(), row.key.desc())
+                .limit(1)
+            ).first()
+            if counts is not None:
+                self._insert_latest(commit_key, series, counts.key, counts.value)
+
+    def _insert_latest(self, commit_key: int, series: str, key: int, value: float | None) -> None:
+        self.connection.execute(
+            insert(models.LatestRecord).values(
+                commit_key=commit_key, kpi=series, measurement_key=key, value=value
+            )
+        )
 
     def _replace(self, table: Any, names: list[str], rows: list[_Row]) -> None:
         for chunk in _chunks(names):

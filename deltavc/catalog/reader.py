@@ -24,7 +24,7 @@ from deltavc.catalog.rows import (
     TagRow,
 )
 from deltavc.errors import UnknownRevision
-from deltavc.ids import BaseId, CommitId, EventHash, ObjectId, short
+from deltavc.ids import BaseId, CommitId, EventHash, MeasurementId, ObjectId, short
 
 __all__ = ["CatalogReader"]
 
@@ -43,7 +43,12 @@ _EVENT = (
 )
 _MEASUREMENT = (
     "SELECT m.id, c.id, m.kpi, m.value, m.samples, m.dataset, m.source, m.actor, m.time,"
-    " m.event_number FROM measurements m JOIN commits c ON c.key = m.commit_key"
+    " m.event_number, m.stderr, m.values_id, m.dataset_sha256, m.slice, m.tool, m.seed,"
+    " m.supersedes, m.reason,"
+    " (SELECT s.id FROM measurements s WHERE s.key = m.superseded_by),"
+    " EXISTS (SELECT 1 FROM latest_measurements l"
+    "  WHERE l.commit_key = m.commit_key AND l.measurement_key = m.key)"
+    " FROM measurements m JOIN commits c ON c.key = m.commit_key"
 )
 _LATEST = (
     "SELECT l.measurement_key, c.id FROM latest_measurements l"
@@ -256,11 +261,49 @@ class CatalogReader:
     def measurements(self, oid: CommitId) -> list[MeasurementRow]:
         """Returns all measurements of a commit, oldest first."""
         return [
-            MeasurementRow(*row)
+            _measurement(row)
             for row in self._db.rows(
                 f"{_MEASUREMENT} WHERE m.commit_key = ? ORDER BY m.key", self._key(oid)
             )
         ]
+
+    def measurement(self, oid: MeasurementId) -> MeasurementRow | None:
+        """Returns a measurement by its id; None if there is none."""
+        rows = self._db.rows(f"{_MEASUREMENT} WHERE m.id = ?", oid)
+        return _measurement(rows[0]) if rows else None
+
+    def find_measurement(self, prefix: str, *, limit: int = 100) -> list[MeasurementRow]:
+        """Returns the measurements whose id begins with some hex digits, by id, up to a limit."""
+        return [_measurement(row) for row in self._by_prefix(_MEASUREMENT, "m.id", prefix, limit)]
+
+    def latest_rows(
+        self, ids: Iterable[CommitId], kpis: Collection[str] | None = None
+    ) -> dict[CommitId, dict[str, MeasurementRow]]:
+        """Returns the measurements that count, in full.
+
+        Args:
+            ids: Commits.
+            kpis: Only these series; default: all.
+
+        Returns:
+            Commit id to series (the KPI, with its slice in brackets) to measurement.
+        """
+        found: dict[CommitId, dict[str, MeasurementRow]] = {}
+        for row in self._db.rows(
+            f"{_MEASUREMENT} JOIN latest_measurements c_l ON c_l.measurement_key = m.key"
+            f" AND c_l.commit_key = m.commit_key WHERE c.id IN {_LISTED} ORDER BY m.key",
+            json.dumps(list(ids)),
+        ):
+            measured = _measurement(row)
+            if kpis is None or measured.series in kpis:
+                found.setdefault(measured.commit, {})[measured.series] = measured
+        return found
+
+    def kpis(self) -> dict[str, int]:
+        """Returns the names under which anything was measured, with how many revisions have it."""
+        return dict(
+            self._db.rows("SELECT kpi, count(*) FROM latest_measurements GROUP BY kpi ORDER BY kpi")
+        )
 
     def latest(
         self, ids: Iterable[CommitId], kpis: Collection[str] | None = None
@@ -305,7 +348,7 @@ class CatalogReader:
         """
         for key, oid in self._db.each(_BEST[direction], kpi):
             if among is None or oid in among:
-                return MeasurementRow(*self._db.one(f"{_MEASUREMENT} WHERE m.key = ?", key))
+                return _measurement(self._db.one(f"{_MEASUREMENT} WHERE m.key = ?", key))
         return None
 
     # events ---------------------------------------------------------------
@@ -426,6 +469,10 @@ class _ParentLookup:
             ):
                 self._found.setdefault(child, []).append(parent)
         return self._found.get(key, [])
+
+
+def _measurement(row: Row) -> MeasurementRow:
+    return MeasurementRow._make((*row[:-1], bool(row[-1])))
 
 
 def _unknown(oid: str) -> UnknownRevision:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from deltavc.ids import (
     BaseId,
+    BlobId,
     CommitId,
     EventHash,
     ManifestId,
@@ -13,6 +14,7 @@ from deltavc.ids import (
     ObjectId,
     TagId,
 )
+from deltavc.records.model import series_name
 
 __all__ = ["BaseRow", "CommitRow", "EventRow", "MeasurementRow", "RefChangeRow", "TagRow"]
 
@@ -60,7 +62,11 @@ class CommitRow(NamedTuple):
 
 
 class MeasurementRow(NamedTuple):
-    """An observed KPI value; ``value`` is None for NaN."""
+    """An observed KPI value; ``value`` is None for NaN.
+
+    The fields are those of :class:`~deltavc.records.model.Measurement`; ``superseded_by``
+    is the correction that replaces it, ``is_latest`` whether it is the one that counts.
+    """
 
     id: MeasurementId
     commit: CommitId
@@ -72,6 +78,21 @@ class MeasurementRow(NamedTuple):
     actor: str
     time: int
     event: int
+    stderr: float | None = None
+    values: BlobId | None = None
+    dataset_sha256: str | None = None
+    slice: str | None = None
+    tool: str | None = None
+    seed: int | None = None
+    supersedes: MeasurementId | None = None
+    reason: str | None = None
+    superseded_by: MeasurementId | None = None
+    is_latest: bool = False
+
+    @property
+    def series(self) -> str:
+        """The KPI's name, with the slice in brackets if it is about one."""
+        return series_name(self.kpi, self.slice)
 
 
 class RefChangeRow(NamedTuple):

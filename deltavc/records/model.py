@@ -13,7 +13,16 @@ from typing import Any
 
 import msgspec
 
-from deltavc.ids import BaseId, BlobId, CommitId, DeltaId, EventHash, ManifestId, ObjectId
+from deltavc.ids import (
+    BaseId,
+    BlobId,
+    CommitId,
+    DeltaId,
+    EventHash,
+    ManifestId,
+    MeasurementId,
+    ObjectId,
+)
 
 __all__ = [
     "Base",
@@ -23,6 +32,8 @@ __all__ = [
     "DataRef",
     "Event",
     "FileInfo",
+    "Gate",
+    "Kpi",
     "Manifest",
     "Measurement",
     "Recipe",
@@ -31,6 +42,8 @@ __all__ = [
     "Tag",
     "fraction_from_text",
     "fraction_to_text",
+    "series_name",
+    "split_series",
 ]
 
 
@@ -55,6 +68,19 @@ def fraction_from_text(text: str) -> Fraction:
     if str(value) != text:
         raise ValueError(f"'{text}' is not a rational in lowest terms")
     return value
+
+
+def series_name(kpi: str, part: str | None) -> str:
+    """Returns the name of a series of values: the KPI's, its slice in brackets behind it."""
+    return kpi if part is None else f"{kpi}[{part}]"
+
+
+def split_series(name: str) -> tuple[str, str | None]:
+    """Returns KPI and slice of a series' name; the slice is None where it has no brackets."""
+    kpi, bracket, rest = name.partition("[")
+    if bracket and rest.endswith("]") and kpi and len(rest) > 1:
+        return kpi, rest[:-1]
+    return name, None
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -207,8 +233,57 @@ class Tag(_Record, frozen=True):
     message: str
 
 
+class Kpi(_Record, frozen=True):
+    """What a KPI is; the value of a ``kpi:NAME`` ref.
+
+    Attributes:
+        name: Its name.
+        direction: ``higher`` or ``lower``: which values are better.
+        kind: ``proportion``, ``mean``, ``quantile`` or ``count``; decides the interval.
+        unit: For people and reports; "" for none.
+        min_samples: Below this number of samples a gate is inconclusive.
+        quantile: Which quantile, of the kind ``quantile``.
+        description: One sentence.
+    """
+
+    name: str
+    direction: str
+    kind: str
+    unit: str = ""
+    min_samples: int = 0
+    quantile: float | None = None
+    description: str = ""
+
+
+class Gate(_Record, frozen=True):
+    """Rules that must all hold, in the gate language; the value of a ``gate:NAME`` ref."""
+
+    name: str
+    rules: tuple[str, ...]
+    description: str = ""
+
+
 class Measurement(_Record, frozen=True):
-    """An observed KPI value of a commit. ``value`` is None for NaN."""
+    """An observed KPI value of a commit.
+
+    Attributes:
+        commit: What was measured.
+        kpi: Name of the KPI.
+        value: The value; None for NaN.
+        actor: Who recorded it.
+        time: When.
+        samples: Number of samples behind it.
+        dataset: What it was measured on.
+        source: Where the number comes from.
+        stderr: Standard error of the value.
+        values: The blob of per-sample values: a JSON list, or an object by sample's name.
+        dataset_sha256: Digest of the data set.
+        slice: The part of the data that it is about; None for all of it.
+        tool: What measured, with its version.
+        seed: Seed of the evaluation.
+        supersedes: The measurement that this one corrects.
+        reason: Why it corrects it.
+    """
 
     commit: CommitId
     kpi: str
@@ -218,6 +293,14 @@ class Measurement(_Record, frozen=True):
     samples: int | None = None
     dataset: str | None = None
     source: str | None = None
+    stderr: float | None = None
+    values: BlobId | None = None
+    dataset_sha256: str | None = None
+    slice: str | None = None
+    tool: str | None = None
+    seed: int | None = None
+    supersedes: MeasurementId | None = None
+    reason: str | None = None
 
 
 class RefChange(_Record, frozen=True):
@@ -225,7 +308,8 @@ class RefChange(_Record, frozen=True):
 
     Names: ``HEAD`` (value ``branch:NAME`` or a commit id), ``branch:NAME``
     (commit id; absent before the first commit), ``tag:NAME`` (commit or tag id),
-    ``base:NAME`` (id of a :class:`BaseSource`).
+    ``base:NAME`` (id of a :class:`BaseSource`), ``kpi:NAME`` (id of a :class:`Kpi`),
+    ``gate:NAME`` (id of a :class:`Gate`).
     """
 
     name: str

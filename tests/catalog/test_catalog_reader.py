@@ -134,6 +134,38 @@ def test_the_latest_is_what_was_recorded_last_whatever_its_clock_says(history, b
     assert reader.latest(["0" * 64]) == {}
 
 
+def test_a_correction_counts_in_the_place_of_what_it_corrects(history, built):
+    first, second = history.commit(kpis={"acc": 0.5}), history.commit(kpis={"acc": 0.6})
+    ids = []
+    for value, fields in (
+        (0.7, {}),
+        (0.4, {"supersedes": "old", "reason": "typing error"}),
+        (0.9, {"slice": "rare", "samples": 8, "stderr": 0.25, "tool": "eval 1", "seed": 7}),
+    ):
+        if fields.get("supersedes"):
+            fields["supersedes"] = built().measurements(first)[0].id
+        ids.append(history.make_measurement(first, "acc", value, **fields))
+        history.event(measurements=[ids[-1]])
+    reader = built()
+    assert reader.latest([first]) == {first: {"acc": 0.7, "acc[rare]": 0.9}}
+    rows = reader.measurements(first)
+    assert [(m.value, m.is_latest) for m in rows] == [(0.5, 0), (0.7, 1), (0.4, 0), (0.9, 1)]
+    assert (rows[0].superseded_by, rows[2].supersedes) == (ids[1], rows[0].id)
+    assert rows[3].series == "acc[rare]"
+    assert (rows[3].samples, rows[3].stderr, rows[3].tool, rows[3].seed) == (8, 0.25, "eval 1", 7)
+    assert reader.measurement(ids[1]).reason == "typing error"
+    assert reader.measurement("0" * 64) is None
+    assert [m.id for m in reader.find_measurement(ids[1][:20])] == [ids[1]]
+    assert reader.kpis() == {"acc": 2, "acc[rare]": 1}
+    assert reader.best("acc[rare]", "higher").commit == first
+    moved = history.make_measurement(second, "acc", 0.7, supersedes=ids[0], reason="of another")
+    history.event(measurements=[moved])
+    assert built().latest([first, second]) == {
+        first: {"acc": 0.4, "acc[rare]": 0.9},
+        second: {"acc": 0.7},
+    }
+
+
 def test_best(history, built):
     values = {"low": 0.1, "high": 0.9, "same": 0.9, "nan": None, "below": -math.pi}
     ids = {name: history.commit(message=name, kpis={"kpi": v}) for name, v in values.items()}
@@ -214,7 +246,7 @@ def test_a_table_is_gone(path):
 
 def test_newer(path):
     db = sqlite3.connect(path)
-    db.execute("PRAGMA user_version = 2")
+    db.execute("PRAGMA user_version = 99")
     db.close()
     assert reason(path) == "newer"
 

@@ -220,7 +220,9 @@ def steps(draw):
     """What to do next, with numbers that pick among what there is."""
     number = st.integers(0, 10_000)
     kind = draw(
-        st.sampled_from(["commit", "merge", "kpi", "tag", "move", "delete", "base", "many"])
+        st.sampled_from(
+            ["commit", "merge", "kpi", "correct", "tag", "move", "delete", "base", "many"]
+        )
     )
     return kind, draw(number), draw(number), draw(st.sampled_from([0.25, 0.5, None, -1e300]))
 
@@ -236,6 +238,16 @@ def perform(history, commits, step):
         history.event({f"base:n{b % 2}": source, branch: pick})
     elif kind == "kpi":
         record = history.make_measurement(pick, f"k{b % 2}", value)
+        history.event(measurements=[record])
+    elif kind == "correct":
+        measured = [
+            oid for entry, _ in history.entries for oid in entry.detail.get("measurements", ())
+        ]
+        old = measured[b % len(measured)] if measured else None
+        part = "other" if b % 5 == 0 else None  # also into another series
+        record = history.make_measurement(
+            pick, f"k{b % 2}", value, supersedes=old, reason="wrong", slice=part
+        )
         history.event(measurements=[record])
     elif kind == "tag":
         tag = history.put("tag", Tag(pick, f"t{b % 3}", "Ada", a, "annotated"))
@@ -284,6 +296,29 @@ def test_kept_in_any_steps_or_rebuilt_the_rows_are_the_same(
         assert dump(path) == kept
     with CatalogReader(path) as reader:
         assert reader.refs() == history.refs == dict(replay(history).refs)
+        for oid in commits:
+            found = {s: m.id for s, m in reader.latest_rows([oid]).get(oid, {}).items()}
+            assert found == counting(history, oid)
+
+
+def counting(history, commit):
+    """What counts of a commit's measurements, as the format's page says, from the records alone."""
+    order = {}
+    for event, _ in history.entries:
+        for oid in event.detail.get("measurements", ()):
+            order.setdefault(oid, canonical.decode(history.load("measurement", oid), Measurement))
+    place, gone = {}, set()
+    for number, (oid, record) in enumerate(order.items()):
+        old = order.get(record.supersedes)
+        gone.add(record.supersedes)
+        same = old and (old.commit, old.kpi, old.slice) == (record.commit, record.kpi, record.slice)
+        place[oid] = (place[record.supersedes][0] if same else number, number)
+    latest = {}
+    for oid, record in order.items():
+        series = record.kpi if record.slice is None else f"{record.kpi}[{record.slice}]"
+        if record.commit == commit and oid not in gone:
+            latest[series] = max(latest.get(series, oid), oid, key=place.__getitem__)
+    return latest
 
 
 # replacing the file ----------------------------------------------------------

@@ -5,17 +5,38 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine
 
-from deltavc.catalog import files, models
+from deltavc.catalog import files, migrations, models
 from deltavc.catalog.engine import make_engine
 from deltavc.catalog.writer import Catalog
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "reference" / "sql-views.md"
 VIEWS = ("v_commits", "v_lineage", "v_measurements", "v_events")
+
+
+ORDER = ("events", "ref_changes", "refs", "commits", "latest_measurements")
+SCHEMA_1_COLUMNS = (
+    "key, id, commit_key, kpi, value, is_nan, samples, dataset, source, actor, time, event_number"
+)
+
+
+def make(path, schema):
+    """Makes a catalog as an earlier deltavc made it."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    config.set_main_option("path_separator", "os")
+    engine = make_engine(path, "rwc", 5)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, f"{schema:04}")
+        connection.exec_driver_sql(f"UPDATE meta SET schema = {schema}")
+    engine.dispose()
 
 
 @pytest.fixture
@@ -59,9 +80,55 @@ def test_alembic_sees_no_difference_either(path):
     engine.dispose()
 
 
-def test_schema_1_is_what_it_was_when_it_was_released(db):
-    """A released schema never changes: add a migration, and a file beside this one."""
-    assert "\n".join(statements(db)) + "\n" == (HERE / "schema_1.sql").read_text()
+@pytest.mark.parametrize("schema", range(1, files.SCHEMA + 1))
+def test_a_schema_is_what_it_was_when_it_was_released(tmp_path, schema):
+    """A released schema never changes: add a migration, and a file beside these."""
+    make(tmp_path / "old.db", schema)
+    db = sqlite3.connect(tmp_path / "old.db")
+    assert "\n".join(statements(db)) + "\n" == (HERE / f"schema_{schema}.sql").read_text()
+    db.close()
+
+
+def test_a_catalog_of_schema_1_becomes_what_a_new_one_is(tmp_path, history):
+    """The rows of measurements from before corrections were known are those of a rebuild."""
+    first = history.commit(kpis={"acc": 0.5, "loss": None})
+    history.event(measurements=[history.make_measurement(first, "acc", 0.75, samples=10)])
+    old, new = tmp_path / "old" / "catalog.db", tmp_path / "new" / "catalog.db"
+    for path in (old, new):
+        path.parent.mkdir()
+        with Catalog.open_or_create(path) as catalog:
+            catalog.catch_up(history, history.load)
+    db = sqlite3.connect(old)
+    kept = db.execute(f"SELECT {SCHEMA_1_COLUMNS} FROM measurements").fetchall()
+    rest = {t: db.execute(f"SELECT * FROM {t}").fetchall() for t in ORDER}
+    db.close()
+    old.unlink()
+    make(old, 1)
+    db = sqlite3.connect(old)
+    for table, rows in rest.items():
+        for row in rows:
+            db.execute(f"INSERT INTO {table} VALUES ({','.join('?' * len(row))})", row)
+        if table == "commits":
+            marks = ",".join("?" * len(kept[0]))
+            db.executemany(f"INSERT INTO measurements ({SCHEMA_1_COLUMNS}) VALUES ({marks})", kept)
+    db.execute("UPDATE meta SET applied_number = 2, applied_hash = ?", (history.entries[-1][1],))
+    db.execute(f"PRAGMA application_id = {files.APPLICATION_ID}")
+    db.execute("PRAGMA user_version = 1")
+    db.commit()
+    db.close()
+    Catalog.open_or_create(old).close()
+    for query in (
+        "SELECT * FROM measurements",
+        "SELECT * FROM v_measurements",
+        "SELECT * FROM meta",
+    ):
+        answers = []
+        for path in (old, new):
+            db = sqlite3.connect(path)
+            answers.append(db.execute(query).fetchall())
+            db.close()
+        assert answers[0] == answers[1]
+        assert answers[0]
 
 
 def test_every_table_is_strict(db):

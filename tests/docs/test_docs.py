@@ -163,6 +163,8 @@ def test_topics_and_pages_know_the_same_words() -> None:
         ("commit.md", "recipe", model.Recipe),
         ("commit.md", "tag", model.Tag),
         ("commit.md", "measurement", model.Measurement),
+        ("commit.md", "kpi", model.Kpi),
+        ("commit.md", "gate", model.Gate),
         ("base.md", "basesource", model.BaseSource),
         ("manifest.md", None, model.Manifest),
         ("event-log.md", "Lines", model.Event),
