@@ -7,15 +7,19 @@ piece whose content is not known is simply written again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
+from deltavc.delta.tensor import Tensor
+from deltavc.delta.torchview import to_torch
 from deltavc.delta.vector import Terms
 from deltavc.live.binding import Slot, bits_of
 from deltavc.live.rebuilding import Job, differing, fill, prepare
-from deltavc.live.source import LiveVersion
+from deltavc.live.source import Form, LiveVersion
 
 __all__ = ["Change", "Held", "Weights"]
 
@@ -102,9 +106,9 @@ class Weights:
         """
         wanted = []
         for change in changes:
-            held, form = change.held, change.held.slot.form
+            held = change.held
             if held.spare is None:
-                held.spare = torch.empty(form.shape, dtype=getattr(torch, form.dtype.torch))
+                held.spare = _memory(held.slot.form)
             elif held.spare_terms == change.terms:
                 continue
             held.spare_terms = None  # not until it is full
@@ -181,6 +185,12 @@ class Weights:
         assert target is not None
         param, form = held.slot.params[0], held.slot.form
         return Job(form, lambda: version.rebuild(param), bits_of(target, form.dtype))
+
+
+def _memory(form: Form) -> torch.Tensor:
+    """Returns new memory; NumPy's is on huge pages where it is large, which torch's is not."""
+    bits = np.empty(math.prod(form.shape), dtype=form.dtype.bits)
+    return to_torch(Tensor(form.dtype, form.shape, bits), copy=False)
 
 
 def _point(slot: Slot, memory: torch.Tensor) -> None:
