@@ -132,6 +132,22 @@ static inline int lowest_bit(double value)
     return (field ? field : 1) - 1075 + __builtin_ctzll(digits);
 }
 
+/* Rounds x to float32 and on to 16 bits, where that is the same as rounding the exact sum once:
+ * the float32 is no boundary, and half a step of it is more than the error. Normal numbers only.
+ */
+static inline int round_twice(double x, double error, int dtype, uint32_t *result)
+{
+    const int shift = 23 - DTYPE[dtype].mantissa, lowest = DTYPE[dtype].lowest;
+    const float near = (float)x, size = fabsf(near);
+    const uint32_t half = 1u << (shift - 1), bits = bits_of(size);
+    if (!(error < size * 0x1p-25) || (bits & (2 * half - 1)) == half
+        || bits < (uint32_t)(lowest + 127) << 23 || bits >= (uint32_t)(127 - lowest) << 23)
+        return 0;
+    const uint32_t kept = ((bits + half) >> shift) - ((uint32_t)(lowest + 126) << (23 - shift));
+    *result = kept | (near < 0 ? DTYPE[dtype].sign : 0);
+    return 1;
+}
+
 static inline uint32_t load_bits(const void *from, int64_t at, int dtype)
 {
     if (dtype == F32) {
@@ -170,6 +186,8 @@ static inline int decide(const form *f, int64_t i, int64_t j, float w, double x,
     const double size = f->row_norms[i] * f->column_norms[j];
     if (dtype != F32) {
         const double error = fabs(x) * SLACK64 + (f->gamma * size + f->floor);
+        if (round_twice(x, error, dtype, result))
+            return 1;
         *result = round_once(x + error, dtype);
         if (*result == round_once(x - error, dtype))
             return 1;

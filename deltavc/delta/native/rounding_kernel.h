@@ -46,14 +46,16 @@ INLINE double NAME(closer)(const form *f, int64_t i, int64_t j, float w)
 {
     const int64_t rank = f->rank;
     const double *left = f->left + i * rank, *right = f->turned + j * rank;
-    NAME(vd) sum = {0}, more = {0};
+    NAME(vd) sums[4] = {{0}};
     int64_t k = 0;
-    for (; k + 2 * WIDE <= rank; k += 2 * WIDE) {
-        sum = FMA64(*(const NAME(vd_any) *)(left + k), *(const NAME(vd_any) *)(right + k), sum);
-        more = FMA64(*(const NAME(vd_any) *)(left + k + WIDE),
-                     *(const NAME(vd_any) *)(right + k + WIDE), more);
-    }
-    sum += more;
+    for (; k + 4 * WIDE <= rank; k += 4 * WIDE)
+        for (int part = 0; part < 4; part++)
+            sums[part] = FMA64(*(const NAME(vd_any) *)(left + k + part * WIDE),
+                               *(const NAME(vd_any) *)(right + k + part * WIDE), sums[part]);
+    for (; k + WIDE <= rank; k += WIDE)
+        sums[0] = FMA64(*(const NAME(vd_any) *)(left + k), *(const NAME(vd_any) *)(right + k),
+                        sums[0]);
+    const NAME(vd) sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
     double x = 0;
     for (int lane = 0; lane < WIDE; lane++)
         x += sum[lane];
