@@ -8,7 +8,7 @@ are here; what one kind has of its own is in :mod:`deltavc.formats.peft_kinds`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Self
@@ -150,6 +150,14 @@ class Change(AdapterItem):
             hint="merge the adapter with PEFT, then commit the full model",
             parameter=self.name,
         )
+
+    def pieces(self, place: Place) -> Iterator[NDArray[np.float64]]:
+        """Yields the changed parameter in flat order, in pieces that are not too large.
+
+        Raises:
+            UnsupportedFormat: It cannot be had in this way.
+        """
+        yield self.result(place)
 
 
 @dataclass(frozen=True, eq=False)

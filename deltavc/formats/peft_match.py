@@ -379,11 +379,12 @@ def computed(name: str, change: Change, place: Place) -> Tensor:
         NonFiniteTensor: They are too large for it.
         UnsupportedFormat: The change cannot be computed.
     """
-    base = place.origin()
-    rounded = _rounded(Tensor.from_array(change.result(place)), base.dtype)
+    dtype = place.origin().dtype
+    found = [_rounded(Tensor.from_array(piece), dtype).bits for piece in change.pieces(place)]
+    rounded = Tensor(dtype, place.shape, np.concatenate(found))
     if not rounded.is_finite():
         raise NonFiniteTensor(
-            f"the adapter makes '{shown(name)}' too large for {base.dtype.name}", tensor=shown(name)
+            f"the adapter makes '{shown(name)}' too large for {dtype.name}", tensor=shown(name)
         )
     return rounded
 

@@ -174,7 +174,8 @@ def write_found(
     text = json.dumps(made, indent=2, sort_keys=True).encode()
     if isinstance(weights, bytes):
         kept = {**(files or {}), WEIGHTS_FILE: weights, CONFIG_FILE: text}
-        plan, count = FolderPlan([], kept), 0
+        header = json.loads(weights[8 : 8 + int.from_bytes(weights[:8], "little")])
+        plan, count = FolderPlan([], kept), len(header.keys() - {"__metadata__"})
     else:
         kept = {**(files or {}), CONFIG_FILE: text}
         plan, count = FolderPlan([_planned(weights)], kept), len(weights)

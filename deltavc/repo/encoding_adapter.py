@@ -88,6 +88,10 @@ def encode_adapter(
     meta |= forms(base, {n: d.values() for n, d in matched.new.items() if chosen(n)})
     meta |= forms(base, {n: values for n, values in matched.replaced.items() if chosen(n)})
     meta |= _attach(base, adapter, matched, options, sink)
+    if adapter.weightless:
+        repo.warnings.append(
+            f"a '{adapter.kind}' adapter acts beside the weights: it is kept as it is"
+        )
     params = {name: made.params[name] for name in sorted(made.params)}
     if chosen.everything and not start.params and not made.result.errors and not adapter.plain:
         meta |= _as_found(adapter, matched, params, sink)

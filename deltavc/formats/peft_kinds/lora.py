@@ -6,7 +6,7 @@ module's weight (``target_parameters``: the fused experts of a mixture).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -19,7 +19,7 @@ from deltavc.delta.tensor import Tensor
 from deltavc.errors import NonFiniteTensor, ShapeMismatch, UnsafeFile, UnsupportedFormat
 from deltavc.formats.files import shown
 from deltavc.formats.peft_config import LoraSettings, read_settings
-from deltavc.formats.peft_items import AdapterItem, Change, Factors, Place
+from deltavc.formats.peft_items import AdapterItem, Change, Factors, Place, by_rank
 from deltavc.formats.peft_kinds.base import Kind, Module
 
 __all__ = ["LORA", "Experts", "factors"]
@@ -295,19 +295,18 @@ class Experts(Change):
             return lowrank(self.parts["b"], self.parts["a"], self.scale, shape=place.shape)
         raise UnsupportedFormat(f"the experts of '{self.name}' have no form of their own")
 
-    def result(self, place: Place) -> NDArray[np.float64]:
-        """Returns the changed parameter: for each expert the sum over its ranks, one by one."""
-        base = place.values()
+    def pieces(self, place: Place) -> Iterator[NDArray[np.float64]]:
+        """Yields expert by expert: its weights, and the sum over its ranks one by one."""
+        base, (count, *shape) = place.origin(), place.shape
         b, a = self.parts["b"].to_float64(), self.parts["a"].to_float64()
-        b = b.reshape(b.shape[0], self.rank, base.shape[0])
-        a = a.reshape(base.shape[0], self.rank, a.shape[1]) * float(self.scale)
-        changed = base.copy()
-        for expert in range(base.shape[0]):
-            total = np.zeros((b.shape[0], a.shape[2]))
-            for r in range(self.rank):
-                total += b[:, r, expert, None] * a[expert, r]
-            changed[expert] += total.T if place.transposed else total
-        return changed
+        b = b.reshape(b.shape[0], self.rank, count)
+        a = a.reshape(count, self.rank, a.shape[1]) * float(self.scale)
+        size = shape[0] * shape[1]
+        for expert in range(count):
+            bits = base.bits[expert * size : (expert + 1) * size]
+            change = by_rank(b[:, :, expert], a[expert])
+            values = Tensor(base.dtype, tuple(shape), bits).to_float64()
+            yield values + (change.T if place.transposed else change)
 
 
 LORA = Kind("LORA", ENDS, read, items)
