@@ -16,12 +16,12 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 NATIVE = Path("deltavc", "delta", "native")
+BUILDER = runpy.run_path(str(Path(__file__).parent / NATIVE / "build.py"))
 
 
 def compile_native(root: Path) -> dict[str, str]:
     """Compiles all libraries in place; returns for each why it could not be made, or nothing."""
-    builder = runpy.run_path(str(root / NATIVE / "build.py"))
-    reasons: dict[str, str] = builder["build"](root / NATIVE, os.environ.get("CC", "cc"))
+    reasons: dict[str, str] = BUILDER["build"](root / NATIVE, os.environ.get("CC", "cc"))
     return reasons
 
 
@@ -52,7 +52,9 @@ class NativeBuildHook(BuildHookInterface[Any]):
         made = sorted(name for name, reason in reasons.items() if not reason)
         if not made:
             return
-        build_data["artifacts"] += [(NATIVE / f"{name}.so").as_posix() for name in made]
+        build_data["artifacts"] += [
+            (NATIVE / (name + BUILDER["SUFFIX"])).as_posix() for name in made
+        ]
         build_data["pure_python"] = False
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["tag"] = f"py3-none-{platform}"

@@ -288,11 +288,11 @@ def test_libraries_are_made_or_the_reason_is_told(tmp_path: Path) -> None:
     folder.mkdir()
     source = folder / "adder.c"
     source.write_text("int add(int a, int b) { return a + b; }\n")
-    (folder / "adder.so").write_bytes(b"made from other sources")
+    (folder / f"adder{native_build.SUFFIX}").write_bytes(b"made from other sources")
     assert native_build.build(folder, "no-such-compiler") == {
         "adder": "'no-such-compiler' was not found"
     }
-    assert not (folder / "adder.so").exists()
+    assert not (folder / f"adder{native_build.SUFFIX}").exists()
     before = native_build.stamp(folder, "adder")
     (folder / "other_part.h").write_text("int other;\n")
     assert native_build.stamp(folder, "adder") == before

@@ -1,6 +1,6 @@
 """Inner loops in C, where they are there: same bits, several times faster.
 
-Each ``NAME.c`` of this folder becomes ``NAME.so`` beside it when the package is
+Each ``NAME.c`` of this folder becomes ``NAME.native.so`` beside it when the package is
 installed with a C compiler at hand (:mod:`deltavc.delta.native.build`). Python
 calls it through ctypes, which lets go of the interpreter lock meanwhile::
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 __all__ = ["FLAGS", "STAMP", "SUFFIX", "build", "names", "stamp"]
 
-SUFFIX = ".so"
+SUFFIX = ".native.so"  # with a dot, so that nobody takes it for a module of Python
 STAMP = "deltavc_stamp"
 # No -ffast-math, and no contraction of a*b+c behind the sources' back: where an operation must
 # not change, as in error-free sums, the compiler may not change it either.
