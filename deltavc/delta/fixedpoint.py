@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from deltavc.delta.blas import one_blas_thread
 from deltavc.delta.tensor import Tensor
 
 __all__ = ["BITS", "fixed_product"]
@@ -43,7 +44,7 @@ def fixed_product(left: Tensor, right: Array) -> Array:
     high, low, right_units = _slices(right.T)
     turned = np.ascontiguousarray(np.concatenate([high, low]).T)
     out = np.empty((left.matrix_shape[0], right.shape[1]))
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), one_blas_thread():
         _fill(left, turned, right_units, out)
     return out
 

@@ -183,7 +183,8 @@ def terms(form: LinearForm, view: _View) -> list[TileTerm]:
 class _BlockTiles(TileTerm):
     def __init__(self, term: Blocks, view: _View) -> None:
         self._values, self._view = term.values, view(term.values.bits, term.values.dtype)
-        scaled = float(term.coefficient) * term.blocks
+        # A batch that is not contiguous is copied anew for each tile.
+        scaled = np.ascontiguousarray(float(term.coefficient) * term.blocks)
         self._blocks = torch.from_numpy(scaled)
         self._reach = 1.01 * float(np.abs(scaled).sum(axis=1).max(initial=0.0))
         self._gain = None if term.gain is None else torch.from_numpy(term.gain)
