@@ -160,9 +160,10 @@ class Sum:
         return self._weighted(slice(None), self.numbers)
 
     def cores(self) -> list[Matrix]:
-        """Returns the coordinates of each group's change."""
+        """Returns the coordinates of each group's change; zeros for what is only rounding."""
         spans = zip(self._ends[:-1], self._ends[1:], strict=True)
-        return [self._weighted(slice(a, z), self.numbers[a:z]) for a, z in spans]
+        found = [self._weighted(slice(a, z), self.numbers[a:z]) for a, z in spans]
+        return [core if _norm(core) > self.floor else np.zeros(core.shape) for core in found]
 
     @cached_property
     def floor(self) -> float:
@@ -207,6 +208,10 @@ def _matrices(delta: Delta) -> tuple[NDArray[np.floating[Any]], NDArray[np.float
     left, right = (delta.tensor(name) for name in ("b", "a"))
     b, a = (each.bits.view(np.float32).reshape(each.shape[0], -1) for each in (left, right))
     return (a.T, b.T) if delta.header.transposed else (b, a)
+
+
+def _norm(matrix: Matrix) -> float:
+    return math.sqrt(math.fsum(np.square(matrix).reshape(-1).tolist()))
 
 
 def _float(value: Fraction) -> tuple[float, int]:

@@ -1,4 +1,4 @@
-"""Sums in a written order: the same bits in C, in NumPy and from many threads; right to rounding."""
+"""Sums in a written order: the same bits in C, in NumPy and from many threads; they are right."""
 
 from __future__ import annotations
 

@@ -285,7 +285,7 @@ def test_a_sum_of_both_kinds_is_one_pair_of_factors() -> None:
 
 def test_values_that_need_a_high_rank_are_refused_without_one() -> None:
     noise = np.random.default_rng(0).standard_normal((64, 64))
-    with pytest.raises(UsageError, match="'w' needs a rank above 32 .* no smaller") as caught:
+    with pytest.raises(UsageError, match=r"'w' needs a rank above 32 .* no smaller") as caught:
         recompress(parameter((64, 64)), [whole(noise)], rel_error=0.1)
     assert "--max-rank" in caught.value.hint
     _, error, rank = recompress(parameter((64, 64)), [whole(noise)], rel_error=0.1, max_rank=40)
