@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deltavc.delta.merge_native import sum_of_planes
 from deltavc.delta.ordinals import widen
 from deltavc.delta.rebuild import Term, increment_form
 from deltavc.delta.rounding_form import Factors, LinearForm, Plane
@@ -142,6 +143,11 @@ def _single_operation(factors: Sequence[Factors], whole: Sequence[Plane]) -> boo
 
 
 def _operation(whole: Sequence[Plane], start: int, stop: int) -> Values:
+    parts = [(p.values.bits[start:stop], 1 if p.coefficient > 0 else -1) for p in whole]
+    if len({p.values.dtype for p in whole}) == 1:
+        found = sum_of_planes(parts, whole[0].values.dtype)
+        if found is not None:
+            return found
     out: Values = np.zeros(stop - start, dtype=np.float32)
     for number, plane in enumerate(whole):
         part = widen(plane.values.bits[start:stop], plane.values.dtype, np.float32)

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from deltavc.delta.merge_native import elect
+
 __all__ = ["Add", "Ballot", "Consensus", "Elect"]
 
 Floats = NDArray[Any]
@@ -90,6 +92,17 @@ class Elect:
 
     def merge(self, ballots: Sequence[Ballot]) -> tuple[Floats, int]:
         """Returns the merged values, and how many non-zero ones were outvoted."""
+        if self.sign != "sum":
+            one = ballots[0].weight.dtype.type(1)
+            shares = {
+                "weights": [ballot.weight for ballot in ballots],
+                "count": [one] * len(ballots),
+                "none": None,
+            }[self.divisor]
+            values = [ballot.weighted for ballot in ballots]
+            found = elect(values, shares, self.zero, by_count=self.sign == "count")
+            if found is not None:
+                return found
         elected = self.vote(ballots)
         if self.zero:
             elected[elected == 0] = self.zero

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from deltavc.delta.increment import Increment
+from deltavc.delta.merge_native import scale_masked
 from deltavc.delta.rounding import round_fraction
 from deltavc.delta.tensor import DTYPES
 from deltavc.errors import UsageError
@@ -227,6 +228,8 @@ class _Cast:
         if gains is not None:
             values = values * gains.astype(self._work)
         if mask is not None:
+            if not self._plain and scale_masked(values, mask, self._factor):
+                return Ballot(None, values, self._weight)
             values *= mask
         plain = values * self._scale if self._plain else None
         if self._factor != 1:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from deltavc.delta import kinds
 from deltavc.delta.kinds import Stream
+from deltavc.delta.merge_native import round_bf16
 from deltavc.delta.residual import ESCAPE
 from deltavc.delta.rounding import infinity_bits, magnitude_mask
 from deltavc.delta.tensor import DTYPES, Bits, DType, Tensor
@@ -58,6 +59,10 @@ class Result:
         Raises:
             NonFiniteTensor: One is NaN or infinite, or too large for the dtype.
         """
+        room = self._bits[start : start + values.size]
+        found = round_bf16(values, room) if self._dtype.name == "BF16" else None
+        if found is not None and found >= 0:
+            return found
         bits = _rounded(values, self._dtype)
         sizes = bits & self._dtype.bits.type(magnitude_mask(self._dtype))
         if sizes.size and int(sizes.max()) >= infinity_bits(self._dtype):
@@ -68,7 +73,7 @@ class Result:
                 parameter=name,
             )
         there = sizes != 0
-        np.multiply(bits, there, out=self._bits[start : start + bits.size])  # -0.0 becomes +0.0
+        np.multiply(bits, there, out=room)  # -0.0 becomes +0.0
         return int(np.count_nonzero(there))
 
     def outcome(self, nonzero: int, facts: dict[str, Fact]) -> Outcome:

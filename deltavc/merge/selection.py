@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from deltavc.delta.merge_native import count_lower, count_upper, mark_within
 from deltavc.merge.blocks import Blocks
 
 __all__ = ["MAGNITUDE", "Band", "Boundary", "boundaries", "magnitudes"]
@@ -54,6 +55,9 @@ class Boundary:
         """
         if self.pattern < 0:
             return np.ones(patterns.size, dtype=np.bool_)
+        marked = mark_within(patterns, self.pattern, self.cut - start)
+        if marked is not None:
+            return marked
         inside = patterns > np.uint32(self.pattern)
         equal = min(self.cut - start, patterns.size)
         if equal > 0:
@@ -125,7 +129,10 @@ def boundaries(
 def _upper(source: Source, blocks: Blocks, start: int, stop: int) -> Counts:
     counts = np.zeros(1 << (_HALF - 1), dtype=np.int64)
     for low, high in blocks.within(start, stop):
-        halves = magnitudes(source(low, high)) >> np.uint32(_HALF)
+        values = source(low, high)
+        if count_upper(values, counts):
+            continue
+        halves = magnitudes(values) >> np.uint32(_HALF)
         counts += np.bincount(halves.view(np.int32), minlength=counts.size)
     return counts
 
@@ -135,7 +142,10 @@ def _lower(
 ) -> NDArray[np.uint32]:
     counts = np.zeros((len(halves), 1 << _HALF), dtype=np.uint32)
     for low, high in blocks.within(start, stop):
-        patterns = magnitudes(source(low, high))
+        values = source(low, high)
+        if all(count_lower(values, half, counts[row]) for row, half in enumerate(halves)):
+            continue
+        patterns = magnitudes(values)
         upper = (patterns >> np.uint32(_HALF)).astype(np.uint16)
         for row, half in enumerate(halves):
             at = patterns[upper == half] & _LOW

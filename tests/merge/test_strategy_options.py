@@ -26,8 +26,8 @@ def test_a_record_gives_the_strategy_back_and_holds_every_option(name: str) -> N
     made = strategy(name)
     record = made.record()
     assert strategy_from_record(record) == made
-    options = made.options()
-    assert set(record) - {"strategy"} | {"weights"} >= set(options)
+    unset = {o.name for o in made.options().values() if o.default is None}
+    assert set(record) | unset >= {"strategy", *made.options()}
     assert all(isinstance(value, str) for value in record.values())
 
 
