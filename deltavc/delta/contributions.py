@@ -10,18 +10,29 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deltavc.delta.body import Delta
 from deltavc.delta.fixedpoint import fixed_product
 from deltavc.delta.product import check_exact, kron_factors
 from deltavc.delta.rotations import gain, matrix, reflections
 from deltavc.delta.rounding_form import Factors, is_tame
-from deltavc.delta.rounding_terms import Blocks, ExtraTerm, Gained, Hadamard, Kronecker, Scaled
+from deltavc.delta.rounding_terms import (
+    Blocks,
+    Experts,
+    ExtraTerm,
+    Gained,
+    Hadamard,
+    Kronecker,
+    Scaled,
+)
 from deltavc.delta.tensor import Tensor
 from deltavc.errors import NonFiniteTensor, ShapeMismatch
 from deltavc.records.model import fraction_from_text
 
 __all__ = ["KINDS", "NEED_BASE", "Contribution", "contribution"]
+
+Array = NDArray[np.float64]
 
 NEED_BASE = frozenset({"rowscale", "colscale", "dora", "rightmul"})
 KINDS = NEED_BASE | {"product"}
@@ -115,10 +126,23 @@ def _product(delta: Delta, coefficient: Fraction) -> Contribution:
                 (np.ascontiguousarray(b.T), np.ascontiguousarray(a.T)) for a, b in (first, second)
             )
         return Contribution(extras=[Hadamard(weight, first, second)])
+    if form == "experts":
+        lefts, rights = _experts(values, delta.shape[0], delta.header.transposed)
+        return Contribution(extras=[Experts(weight, lefts, rights)])
     if form == "kron":
         return Contribution(extras=[Kronecker(weight, kron_factors(values))])
     left, right = delta.matrices()
     return Contribution(factors=[Factors(weight, left, right, is_tame(left) and is_tame(right))])
+
+
+def _experts(values: dict[str, Array], count: int, transposed: bool) -> tuple[Array, Array]:
+    """Returns the factors of each expert: (experts, rows, r) and (experts, r, columns)."""
+    a, b = values["a"], values["b"]
+    rights = a.reshape(count, -1, a.shape[1])
+    lefts = b.reshape(b.shape[0], -1, count).transpose(2, 0, 1)
+    if transposed:
+        lefts, rights = rights.transpose(0, 2, 1), lefts.transpose(0, 2, 1)
+    return np.ascontiguousarray(lefts), np.ascontiguousarray(rights)
 
 
 def _rotation(delta: Delta, coefficient: Fraction, base: Tensor, name: str) -> Contribution:

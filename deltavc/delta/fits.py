@@ -41,7 +41,7 @@ PARAMS: dict[str, frozenset[str]] = {
     "boft": frozenset(),
     "hra": frozenset({"orthogonal"}),
 }
-PRODUCT_FORMS = ("hadamard", "kron", "vera", "adalora")
+PRODUCT_FORMS = ("hadamard", "kron", "vera", "adalora", "experts")
 INFINITE = 0x7FF << 52  # the bits of infinity as a float64
 MAX_TERMS = 64  # of a truncated Cayley series
 Shape = tuple[int, ...]
@@ -152,6 +152,8 @@ def _fits(header: Any) -> bool:
             and (forms["gain"].dtype, shapes["gain"]) == ("F64", (outputs,))
         )
     if isinstance(header, ProductHeader):
+        if header.form == "experts":
+            return _experts_fit(shape, shapes, header.transposed)
         product = (columns, rows) if header.transposed else (rows, columns)
         if header.form == "kron" and header.transposed:
             return False  # a transposed product of three could not be split in two again
@@ -188,6 +190,15 @@ def product_fits(form: str, shapes: Mapping[str, Shape], product: tuple[int, int
         fits = fits and a[0] == math.prod(shapes["e"])
         return fits and (b[0], math.prod(a[1:])) == (rows, columns)
     return form == "kron" and _kron_fits(shapes, names, product)
+
+
+def _experts_fit(shape: Shape, shapes: Mapping[str, Shape], transposed: bool) -> bool:
+    """Tells whether the stacked factors of experts give a parameter of this shape."""
+    if len(shape) != 3 or shapes.keys() != {"a", "b"} or not shape[0]:
+        return False
+    a, b = shapes["a"], shapes["b"]
+    fits = len(a) == len(b) == 2 and a[0] == b[1] > 0 and a[0] % shape[0] == 0
+    return fits and (a[1], b[0]) == (shape[1:] if transposed else shape[:0:-1])
 
 
 def _kron_fits(

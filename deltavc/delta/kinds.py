@@ -228,7 +228,8 @@ def product(
 
     Args:
         form: ``hadamard`` (w1a, w1b, w2a, w2b), ``kron`` (w1 or w1a and w1b; w2, or w2a and
-            w2b, or these with t2), ``vera`` (a, b, lambda_b, lambda_d) or ``adalora`` (a, b, e).
+            w2b, or these with t2), ``vera`` (a, b, lambda_b, lambda_d), ``adalora`` (a, b, e)
+            or ``experts`` (a, b: those of each matrix of a stack).
         tensors: Its tensors by name, as found; the shared ones too.
         scale: What the product is multiplied by.
         shape: The parameter's shape.

@@ -35,12 +35,12 @@ def rank(form: str, shapes: Mapping[str, Shape]) -> int:
     """Returns the inner dimension that :func:`expand` gives.
 
     Args:
-        form: hadamard, kron, vera or adalora.
+        form: hadamard, kron, vera or adalora; of experts, that of all of them together.
         shapes: The tensors' shapes by name.
     """
     if form == "hadamard":
         return shapes["w1a"][1] * shapes["w2a"][1]
-    if form in ("vera", "adalora"):
+    if form in ("vera", "adalora", "experts"):
         return shapes["a"][0]
     if "t2" in shapes:
         return (shapes["w1b"][0] if "w1b" in shapes else shapes["w1"][1]) * math.prod(
@@ -84,6 +84,11 @@ def expand(
     Raises:
         UnsupportedFormat: An element of a factor would not be exact in float64.
     """
+    if form == "experts":
+        raise UnsupportedFormat(
+            "the experts of a fused parameter have no factors in common",
+            hint="merge their weights: a strategy that works on elements",
+        )
     rows, columns = shape[::-1] if transposed else shape
     if form == "hadamard":
         return (

@@ -34,7 +34,7 @@ from deltavc.delta.contributions import KINDS, NEED_BASE, contribution
 from deltavc.delta.rounding import not_finite
 from deltavc.delta.rounding_form import Factors, LinearForm, Plane, is_tame
 from deltavc.delta.rounding_native import NativeKernel, native_kernel
-from deltavc.delta.rounding_terms import ExtraTerm
+from deltavc.delta.rounding_terms import Experts, ExtraTerm
 from deltavc.delta.tensor import Bits, DType, Tensor, dtype_named
 from deltavc.errors import MergeConflict, NonFiniteTensor, ShapeMismatch, UnsupportedFormat
 from deltavc.ids import short
@@ -64,7 +64,7 @@ class Rebuild:
     Attributes:
         dtype: The result's dtype.
         shape: Its shape.
-        rows: Rows of it as a matrix: its first dimension.
+        rows: Rows of it as a matrix: its first dimension; of a stack of experts, all their rows.
         columns: Columns: the product of the other dimensions.
         identity: Whether the result is the base's own bits because nothing is added.
         changed_rows: Rows that may differ from the base's; None if any may.
@@ -108,6 +108,7 @@ class Rebuild:
             self._result = verbatim
             return
         self._form = _form(base, anchor, additive, bool(replacements), name)
+        self.rows, self.columns = self._form.rows, self._form.columns
 
     def compute(self, start: int, stop: int, out: Bits) -> None:
         """Computes some rows of the result.
@@ -420,7 +421,23 @@ def _form(
         own.append(Plane(share["base"], base))
     if base is not None and replaced and (scales_base or len(planes) + len(own) > 1):
         _check_finite_beside(base, anchor, name)
-    return LinearForm(anchor, own + planes, factors, extras)
+    view, extras = _view(anchor, factors, extras)
+    return LinearForm(view, own + planes, factors, extras)
+
+
+def _view(
+    anchor: Tensor, factors: Sequence[Factors], extras: list[ExtraTerm]
+) -> tuple[Tensor, list[ExtraTerm]]:
+    """Returns the anchor as the matrix whose rows are computed together.
+
+    A stack of experts has hundreds of matrices of millions of elements, so their
+    rows are the sum's, unless another term wants each matrix as one row.
+    """
+    if factors or not extras or not all(isinstance(term, Experts) for term in extras):
+        return anchor, extras
+    rows = anchor.shape[0] * anchor.shape[1]
+    view = Tensor(anchor.dtype, (rows, anchor.shape[2]), anchor.bits)
+    return view, [replace(t, by_row=True) for t in extras if isinstance(t, Experts)]
 
 
 def increment_form(
@@ -442,7 +459,7 @@ def increment_form(
     anchor = Tensor(dtype_named("F32"), shape, nothing)
     form = _form(base, anchor, _collected(terms), True, name)
     planes = [plane for plane in form.planes if plane.values is not anchor]
-    return LinearForm(anchor, planes, form.factors, form.extras)
+    return LinearForm(form.anchor, planes, form.factors, form.extras)
 
 
 def _factors(term: Term, name: str) -> Factors:

@@ -18,7 +18,7 @@ from deltavc.delta.exactsum import Vector
 from deltavc.delta.rounding import infinity_bits, magnitude_mask
 from deltavc.delta.rounding_exact import norms
 from deltavc.delta.rounding_form import LinearForm, is_tame
-from deltavc.delta.rounding_terms import Blocks, Gained, Hadamard, Kronecker, Scaled
+from deltavc.delta.rounding_terms import Blocks, Experts, Gained, Hadamard, Kronecker, Scaled
 from deltavc.delta.tensor import Bits, DType, Tensor
 
 __all__ = ["Source", "TileTerm", "gained_factors", "is_certifiable", "largest", "sources", "terms"]
@@ -133,6 +133,8 @@ def is_certifiable(form: LinearForm) -> bool:
             operands += [term.left, term.right, term.gain]
         elif isinstance(term, Blocks):
             operands += [term.blocks] if term.gain is None else [term.blocks, term.gain]
+        elif isinstance(term, Experts):
+            operands += [term.lefts, term.rights]
         elif isinstance(term, Hadamard):
             operands += [*term.first, *term.second]
         elif isinstance(term, Kronecker):
@@ -173,6 +175,8 @@ def terms(form: LinearForm, view: _View) -> list[TileTerm]:
     for term in form.extras:
         if isinstance(term, Blocks):
             found.append(_BlockTiles(term, view))
+        elif isinstance(term, Experts):
+            found.append(_ExpertTiles(term))
         elif isinstance(term, Hadamard):
             found.append(_HadamardTiles(term))
         elif isinstance(term, Kronecker):
@@ -207,6 +211,40 @@ class _BlockTiles(TileTerm):
             bound *= float(gain.abs().max())
         wide.view(stop - start, count, size).add_(product.permute(1, 0, 2))
         return bound
+
+
+class _ExpertTiles(TileTerm):
+    def __init__(self, term: Experts) -> None:
+        weighted = float(term.coefficient) * term.lefts
+        self._lefts, self._rights = torch.from_numpy(weighted), torch.from_numpy(term.rights)
+        tops = (
+            np.linalg.norm(part, axis=axis).max(initial=0.0)
+            for part, axis in ((weighted, 2), (term.rights, 1))
+        )
+        self._reach = 1.01 * math.prod(float(top) for top in tops)
+        self._by_row = term.by_row
+        self.depth = term.width + 6
+
+    def add(
+        self,
+        wide: torch.Tensor,
+        rooms: Sequence[torch.Tensor],  # noqa: ARG002 -- needs none
+        start: int,
+        stop: int,
+    ) -> float:
+        height, width = self._lefts.shape[1], self._rights.shape[2]
+        if not self._by_row:
+            stack = wide.view(stop - start, height, width)
+            stack.baddbmm_(self._lefts[start:stop], self._rights[start:stop])
+            return self._reach
+        row = start
+        while row < stop:
+            at, inside = divmod(row, height)
+            end = min(stop, (at + 1) * height)
+            left = self._lefts[at, inside : inside + end - row]
+            wide[row - start : end - start].addmm_(left, self._rights[at])
+            row = end
+        return self._reach
 
 
 class _HadamardTiles(TileTerm):

@@ -18,7 +18,7 @@ from deltavc.delta.exactsum import Vector, two_product
 from deltavc.delta.product import KronFactors
 from deltavc.delta.tensor import Tensor
 
-__all__ = ["Blocks", "ExtraTerm", "Gained", "Hadamard", "Kronecker", "Pairs", "Scaled"]
+__all__ = ["Blocks", "Experts", "ExtraTerm", "Gained", "Hadamard", "Kronecker", "Pairs", "Scaled"]
 
 Index = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -198,6 +198,45 @@ class Hadamard:
         """Returns the product of the two."""
         one, other = (_dot(a[row], b[:, column]) for a, b in (self.first, self.second))
         return one * other
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Low-rank factors of each matrix of a stack.
+
+    Attributes:
+        coefficient: What they are multiplied by.
+        by_row: Whether a row of the sum is one of a matrix, or a whole matrix.
+
+    Shapes:
+        lefts: (count, rows, r), rights: (count, r, columns).
+    """
+
+    coefficient: Fraction
+    lefts: Vector
+    rights: Vector
+    by_row: bool = False
+
+    @property
+    def width(self) -> int:
+        """The rank of one matrix."""
+        return int(self.lefts.shape[2])
+
+    def split(self, rows: Index, columns: Index) -> tuple[Index, Index, Index]:
+        """Returns number, row and column in the stack of elements of the sum."""
+        if self.by_row:
+            return *np.divmod(rows, self.lefts.shape[1]), columns
+        return rows, *np.divmod(columns, self.rights.shape[2])
+
+    def pairs(self, rows: Index, columns: Index) -> Pairs:
+        """Returns the row of one factor and the column of the other."""
+        at, row, column = self.split(rows, columns)
+        return _watched(self.lefts[at, row].T, self.rights[at, :, column].T)
+
+    def value(self, row: int, column: int) -> Exact:
+        """Returns the inner product."""
+        at, i, j = self.split(np.array([row]), np.array([column]))
+        return _dot(self.lefts[at[0], i[0]], self.rights[at[0], :, j[0]])
 
 
 @dataclass(frozen=True)

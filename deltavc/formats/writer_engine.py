@@ -170,11 +170,12 @@ class Computed:
     source: RowSource | None = None
     sums: list[int] = field(default_factory=list)
     left: int = 0  # blocks that are not done
+    rows: int = 0  # of the source, which may see more of them than the first dimension has
 
     @property
     def row_bytes(self) -> int:
         """Length of one row."""
-        rows = self.tensor.shape[0] if self.tensor.shape else 1
+        rows = self.rows or (self.tensor.shape[0] if self.tensor.shape else 1)
         return self.tensor.nbytes // rows if rows else 0
 
     def checksums(self) -> Checksums:
@@ -344,6 +345,7 @@ class _Schedule:
             planned = item.tensor
             if source.dtype is not planned.dtype or tuple(source.shape) != tuple(planned.shape):
                 raise InternalError(f"'{planned.name}' was prepared as another kind of tensor")
+            item.rows = source.rows
             count = -(-source.rows // block_rows(item.row_bytes))
             item.source, item.left, item.sums = source, count, [0] * count
             with self._lock:

@@ -155,12 +155,15 @@ def _told(delta: Delta) -> str:
     words = {
         "lowrank": "low-rank", "dora": "DoRA", "rowscale": "IA3", "colscale": "IA3",
         "dense": "new", "replace": "replaced", "hadamard": "LoHa", "kron": "LoKr",
-        "vera": "VeRA", "adalora": "AdaLoRA", "oft": "OFT", "boft": "BOFT", "hra": "HRA",
+        "vera": "VeRA", "adalora": "AdaLoRA", "experts": "low-rank experts", "oft": "OFT",
+        "boft": "BOFT", "hra": "HRA",
     }  # fmt: skip
     return words.get(getattr(delta.header, "form", delta.kind), delta.kind)
 
 
 def _rank(delta: Delta) -> int | None:
+    if getattr(delta.header, "form", "") == "experts":
+        return delta.rank // delta.shape[0]
     return delta.rank if delta.kind in ("lowrank", "dora", "product") else None
 
 

@@ -29,6 +29,8 @@ def scaled_change(
     ).matrix_shape()
     t = {name: values_of(info, streams[name]) for name, info in header["tensors"].items()}
     shapes = {name: info["shape"] for name, info in header["tensors"].items()}
+    if header.get("form") == "experts":
+        return experts_change(header, t, shapes)
     if header["kind"] == "product":
         found = scaled(header, product_form(header["form"], t, shapes, rows, columns, header))
         return flat_grid(found)
@@ -50,6 +52,21 @@ def scaled_change(
                            for j in range(columns)] for i in range(rows)])  # fmt: skip
     assert header["kind"] == "rightmul"
     return flat_grid(rotated(header, t, shapes, w, base))
+
+
+def experts_change(
+    header: dict[str, Any], t: dict[str, Any], shapes: dict[str, Any]
+) -> dict[int, Fraction]:
+    count, height, width = header["shape"]
+    a, b = grid(t["a"], shapes["a"][1]), grid(t["b"], shapes["b"][1])
+    rank, found = len(a) // count, []
+    for e in range(count):
+        for p in range(height):
+            for q in range(width):
+                o, i = (q, p) if header.get("transposed") else (p, q)
+                total = sum(b[o][k * count + e] * a[e * rank + k][i] for k in range(rank))
+                found.append(Fraction(header["scale"]) * total)
+    return dict(enumerate(found))
 
 
 def values_of(info: dict[str, Any], data: bytes) -> list[Fraction]:

@@ -52,6 +52,7 @@ def base_tensors() -> Tensors:
         "position_ids": torch.arange(16),
         "scale": torch.tensor(0.5),
         "edge": torch.tensor([[0.0, -0.0, 1.0, float("nan")], [float("inf"), -1.0, 1e-45, 3e38]]),
+        "experts": normal(3, 6, 4).bfloat16(),
     }
 
 
@@ -235,6 +236,17 @@ class Bench:
             (delta, text) for delta, text in zip(found, ["1", "-1/3"] * len(found), strict=False)
         ]
 
+    def experts(self, *, transposed: bool) -> kinds.Delta:
+        """Makes a delta of the stack of experts."""
+        rng = np.random.default_rng(4)
+        out, inner = (4, 6) if transposed else (6, 4)
+        shapes = {"a": (6, inner), "b": (out, 6)}
+        tensors = {
+            n: Tensor.from_array(rng.standard_normal(s).astype("f4")) for n, s in shapes.items()
+        }
+        scale, shape = Fraction(2, 3), self.base["experts"].shape
+        return kinds.product("experts", tensors, scale, shape=shape, transposed=transposed)
+
     def shared(self, name: str) -> kinds.Delta:
         """Makes a delta with tensors in blobs, which are stored."""
         rows, columns = self.base[name].matrix_shape
@@ -355,6 +367,10 @@ def by_hand(repo: deltavc.Repository, base: Tensors) -> list[str]:
     found += [bench.commit(q, term) for term in scaled]
     found.append(bench.commit(v, *bench.scaled(v)))
     found.append(bench.commit(q, (bench.shared(q), "1"), (low, "2")))
+    stacks = [bench.experts(transposed=turned) for turned in (False, True)]
+    found += [
+        bench.commit("experts", *((s, "-1/2") for s in some)) for some in (stacks[:1], stacks)
+    ]
 
     new = Tensor.from_array(rng.standard_normal((3, 5)).astype("f4"))
     found.append(bench.commit("new.weight", (kinds.dense(new), "1"), form=new))

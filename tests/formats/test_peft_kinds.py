@@ -262,19 +262,17 @@ def experts(module, outer, inner):
 def test_experts_are_told_by_their_shapes(tmp_path):
     base = {"m.up": (DTYPES["F32"], (3, 8, 4)), "m.down": (DTYPES["F32"], (3, 4, 5))}
     tensors = experts("m", ((6, 5), (4, 6)), ((6, 4), (8, 6)))
-    found = matched(tmp_path, EXPERTS, tensors, base)
-    assert {n: change.parts["a"].shape for n, (change, _) in found.computed.items()} == {
-        "m.down": (6, 5),
-        "m.up": (6, 4),
-    }
-    assert not any(place.transposed for _, place in found.computed.values())
+    found = matched(tmp_path, EXPERTS, tensors, base).params
+    shapes = {name: delta.tensor("a").shape for name, (delta,) in found.items()}
+    assert shapes == {"m.down": (6, 5), "m.up": (6, 4)}
+    assert not any(delta.header.transposed for (delta,) in found.values())
 
 
 def test_square_experts_lie_as_their_siblings(tmp_path):
     base = {"m.up": (DTYPES["F32"], (3, 4, 8)), "m.down": (DTYPES["F32"], (3, 4, 4))}
     tensors = experts("m", ((6, 4), (4, 6)), ((6, 4), (8, 6)))
     found = matched(tmp_path, EXPERTS, tensors, base)
-    assert all(place.transposed for _, place in found.computed.values())
+    assert all(delta.header.transposed for (delta,) in found.params.values())
 
 
 @pytest.mark.parametrize(

@@ -290,10 +290,14 @@ class Experts(Change):
         return tuple(t for t in known if shape[1:] == (product[::-1] if t else product))
 
     def delta(self, place: Place) -> Delta:
-        """Returns the delta on a plain matrix; experts have none that is as small."""
+        """Returns the delta on a matrix, or on a stack of them."""
         if len(place.shape) == 2:
             return lowrank(self.parts["b"], self.parts["a"], self.scale, shape=place.shape)
-        raise UnsupportedFormat(f"the experts of '{self.name}' have no form of their own")
+        from deltavc.delta.kinds import product
+
+        return product(
+            "experts", self.parts, self.scale, shape=place.shape, transposed=place.transposed
+        )
 
     def pieces(self, place: Place) -> Iterator[NDArray[np.float64]]:
         """Yields expert by expert: its weights, and the sum over its ranks one by one."""
