@@ -34,6 +34,7 @@ __all__ = [
     "model",
     "open_tensors",
     "some",
+    "tuned",
     "widen",
 ]
 
@@ -260,6 +261,31 @@ def merged(base: Path, lora: Path, *, cache: Path = CACHE) -> Path:
     return target
 
 
+def tuned(base: Path, *, seed: int, share: float = 0.05, cache: Path = CACHE) -> Path:
+    """Returns a checkpoint that differs from a model in nearly every weight, as full training does.
+
+    Args:
+        base: Folder of a model made here.
+        seed: Of the differences.
+        share: Their standard deviation over that of the weights.
+        cache: Folder of results.
+
+    Returns:
+        A model folder; to be read only.
+    """
+    target = cache / "synthetic" / f"tuned-{base.name}-{seed}-{share}"
+    weights = open_tensors(base / "model.safetensors")
+    with built(target) as folder:
+        if folder is not None:
+            shapes = {name: value.shape for name, (_, value) in weights.items()}
+            dtypes = {name: dtype for name, (dtype, _) in weights.items()}
+            pieces = (_moved(name, weights, seed, share * _SPREAD) for name in weights)
+            _write(folder / "model.safetensors", shapes, dtypes, pieces)
+            config = (base / "config.json").read_text(encoding="utf-8")
+            (folder / "config.json").write_text(config, encoding="utf-8")
+    return target
+
+
 def open_tensors(path: Path) -> dict[str, tuple[str, NDArray[Any]]]:
     """Returns dtype and mapped values of each tensor of a trusted safetensors file.
 
@@ -333,6 +359,22 @@ def _sum(
         return _narrow(dtype, widen(dtype, base[first : first + rows]) + delta)
 
     return _in_order(piece, range(0, base.shape[0], rows))
+
+
+def _moved(
+    name: str, weights: dict[str, tuple[str, NDArray[Any]]], seed: int, spread: float
+) -> Iterator[NDArray[Any]]:
+    """Yields the flat pieces of one tensor that training moved at random."""
+    dtype, base = weights[name]
+    flat = base.reshape(-1)
+
+    def piece(first: int) -> NDArray[Any]:
+        draw = np.random.Generator(np.random.SFC64([seed, zlib.crc32(name.encode()), first]))
+        held = widen(dtype, flat[first : first + _PIECE])
+        held += draw.standard_normal(held.size, dtype=np.float32) * np.float32(spread)
+        return _narrow(dtype, held)
+
+    return _in_order(piece, range(0, flat.size, _PIECE))
 
 
 def _in_order(piece: Any, starts: range) -> Iterator[NDArray[Any]]:
