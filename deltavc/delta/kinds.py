@@ -89,7 +89,7 @@ def lowrank(
 
 
 def dense(values: Tensor) -> Delta:
-    """Returns the delta of a parameter that the base lacks, from finite values."""
+    """Returns the delta that adds finite values: of a new parameter, or of a merged one."""
     return make(
         DenseHeader,
         [Stream("values", values.raw(), values.dtype.size)],

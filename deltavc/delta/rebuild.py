@@ -12,7 +12,7 @@ the cheapest way to its bits. Where the definition needs saying:
   1, it gives W1's bits. So does ``sparse`` at the elements that it lists.
 * ``rowscale``, ``colscale``, ``dora`` and ``rightmul`` are multiples of W0, whatever it is
   replaced by; elements of W0 that are not finite count as zero in a rotation's sums.
-* ``dense`` is added to zeros where the base lacks the parameter; alone, with
+* ``dense`` is added to zeros where the base lacks the parameter; there, alone, with
   coefficient 1, it gives its own bits.
 * ``replace`` stands instead of W0, or of some rows; deltas add to it.
 """

@@ -109,7 +109,7 @@ class SparseHeader(_Header, frozen=True, tag_field="kind", tag="sparse", kw_only
 
 
 class DenseHeader(_Header, frozen=True, tag_field="kind", tag="dense", kw_only=True):
-    """Finite values of a parameter that the base lacks; stream ``values`` in ``dtype``."""
+    """Finite values that are added, to zeros where the base lacks the parameter; in ``dtype``."""
 
     dtype: str
 
