@@ -89,6 +89,8 @@ def native_kernel(form: LinearForm, level: int | None = None) -> NativeKernel | 
     library = native.library("rounding")
     if library is None or not _known(form):
         return None
+    if level is None and form.dtype.name == "F16" and not native_level():
+        return None  # without conversions in hardware torch is four times as fast
     kernel = NativeKernel(form, _prototypes(library), level)
     return kernel if kernel.certifies else None
 
@@ -99,7 +101,7 @@ def _known(form: LinearForm) -> bool:
     return (
         form.tame
         and form.dtype.name in _DTYPES
-        and not getattr(form, "extras", ())
+        and not form.extras
         and len(whole) == 1
         and whole[0].coefficient == 1
         and whole[0].values is form.anchor
