@@ -163,3 +163,14 @@ def test_a_dense_delta_adds_to_a_parameter_of_the_base(dtype: str) -> None:
     found = Rebuild(base, [Term(delta, Fraction(1))]).tensor()
     assert found.dtype is DTYPES[dtype]
     assert found.to_float64().tolist() == np.full(SHAPE, 1.25).tolist()
+
+
+def test_deltas_that_scale_the_base_have_increments() -> None:
+    held = np.arange(1, 21).reshape(SHAPE) / 8
+    base, by = tensor(held, "BF16"), np.array([1.5, 0.1, 1.0, -2.0, 3.0], dtype="<f4")
+    delta = kinds.rowscale(Tensor.from_array(by), Fraction(-1), shape=SHAPE)
+    factor = Fraction(2, 7)
+    found = Increment(base, [Term(delta, factor)], SHAPE, name="w").values(0, 20)
+    weights = exact_values(base)
+    wanted = [factor * (Fraction(float(by[i // COLUMNS])) - 1) * w for i, w in enumerate(weights)]
+    assert found.tolist() == [nearest(value) for value in wanted]
