@@ -20,7 +20,8 @@ from deltavc.delta.tensor import DTYPES, Tensor
 from deltavc.delta.vector import ATTACHMENT, form_from_text
 from deltavc.errors import ShapeMismatch, UnsupportedFormat
 from deltavc.formats.peft_config import read_settings
-from deltavc.formats.peft_write import rows_as_listed, write_adapter, write_found
+from deltavc.formats.peft_found import rows_as_listed, write_found
+from deltavc.formats.peft_write import write_adapter
 from deltavc.ids import BlobId, CommitId, ObjectId
 from deltavc.records import canonical
 from deltavc.records.delta import ReplaceHeader
