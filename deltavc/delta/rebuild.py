@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from deltavc.delta.body import Delta
 from deltavc.delta.contributions import KINDS, NEED_BASE, contribution
 from deltavc.delta.rounding import not_finite
-from deltavc.delta.rounding_form import Factors, LinearForm, Plane, is_tame
+from deltavc.delta.rounding_form import Factors, LinearForm, Plane, is_tame, spread
 from deltavc.delta.rounding_native import NativeKernel, native_kernel
 from deltavc.delta.rounding_terms import Experts, ExtraTerm
 from deltavc.delta.tensor import Bits, DType, Tensor, dtype_named
@@ -401,7 +401,7 @@ def _form(
             continue
         if delta.kind == "sparse" and delta.header.values == "float":
             index, changes = _decode_sparse(delta, base)
-            planes.append(Plane(coefficient, _finite(changes, name), index))
+            planes.append(spread(Plane(coefficient, _finite(changes, name), index), anchor.shape))
             continue
         if base is None:
             raise ShapeMismatch(

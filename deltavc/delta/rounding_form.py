@@ -12,6 +12,7 @@ suffice, by integers otherwise. It is the judge; the fast path only saves it wor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -33,13 +34,14 @@ from deltavc.delta.rounding import not_finite, round_fraction, round_sticky, sig
 from deltavc.delta.rounding_terms import ExtraTerm
 from deltavc.delta.tensor import Bits, Tensor
 
-__all__ = ["Factors", "LinearForm", "Plane", "is_tame"]
+__all__ = ["Factors", "LinearForm", "Plane", "is_tame", "spread"]
 
 Index = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 CHUNK = 4096  # elements settled at a time: a dozen temporaries of 32 KiB stay in cache
 WIDE = 64  # pairs of a term; beyond, fewer elements at a time keep temporaries in cache
+LISTED_SHARE = 64  # from one listed element in this many on, a plane of all is cheaper
 FEW = 160  # below, a correctly rounded sum for each element beats some hundred array calls
 TAME = 2.0**300
 SMALL, LARGE = 2.0**-900, 2.0**960  # where near times the denominator's chunks is exact
@@ -97,6 +99,28 @@ class Factors:
     left: Vector
     right: Vector
     tame: bool  # within the range of is_tame, as all of F32, F16 and BF16 are
+
+
+def spread(plane: Plane, shape: tuple[int, ...]) -> Plane:
+    """Returns a plane of many listed elements as one of all, zeros between them.
+
+    Listed elements are settled one by one at some 0.4 us each; in a plane of all
+    they cost what an addition does.
+
+    Args:
+        plane: The plane.
+        shape: Shape of the parameter.
+
+    Returns:
+        The same values: the plane itself where it lists fewer than one element in 64.
+    """
+    count = math.prod(shape)
+    if plane.index is None or plane.index.size * LISTED_SHARE < count:
+        return plane
+    dtype = plane.values.dtype
+    bits = np.zeros(count, dtype=dtype.bits)
+    bits[plane.index] = plane.values.bits
+    return Plane(plane.coefficient, Tensor(dtype, shape, bits))
 
 
 class LinearForm:

@@ -507,3 +507,34 @@ def test_read_only_memory_and_scalars() -> None:
     result = rebuilt(scalar, [(move, 1)])
     assert result.shape == ()
     assert result.to_float64().item() == 1.5
+
+
+@pytest.mark.parametrize("name", ["F32", "BF16", "F16"])
+def test_many_listed_elements_are_what_the_definition_says(name: str) -> None:
+    """Listed elements that are many become a plane of all: its zeros change no bit."""
+    dtype = DTYPES[name]
+    rng = np.random.default_rng(5)
+    sign = 1 << (8 * dtype.size - 1)
+    bits = rng.integers(0, 2 * sign, 128).astype(dtype.bits)
+    bits[[not finite(int(b), dtype) for b in bits]] = 0
+    bits[:8] = sign  # -0.0 stays where nothing is added
+    index = np.flatnonzero(rng.random(128) < 0.5)
+    index = index[index > 3]
+    change = rng.integers(0, 2 * sign, index.size).astype(dtype.bits)
+    change[[not finite(int(b), dtype) for b in change]] = 1
+    gaps = (np.diff(index, prepend=-1) - 1).astype(np.uint8)
+    streams = [
+        kinds.Stream("gaps", gaps.data),
+        kinds.Stream("escapes", b""),
+        kinds.Stream("values", change.view(np.uint8).data, dtype.size),
+    ]
+    delta = kinds.make(
+        SparseHeader, streams, shape=(16, 8), dtype=name, count=int(index.size),
+        values="float", width=dtype.size,
+    )  # fmt: skip
+    base = tensor_of(bits.tolist(), (16, 8), dtype)
+    values = [Fraction(0)] * 128
+    for at, added in zip(index.tolist(), change.tolist(), strict=True):
+        values[at] = decoded(added, dtype)
+    found = rebuilt(base, [(delta, Fraction(1, 3))])
+    assert found.bits.tolist() == expected(base, [(Fraction(1, 3), values)])
