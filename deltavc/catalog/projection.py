@@ -147,7 +147,12 @@ class Projection:
             for oid, key, commit_key, kpi, part, place in self.connection.execute(
                 query.where(row.id.in_(chunk))
             ):
-                self.series[oid] = (key, commit_key, series_name(kpi, part), place)
+                self.series[oid] = (
+                    key,
+                    commit_key,
+                    series_name(kpi, part),
+                    key if place is None else place,
+                )
 
     def _next_key(self, column: Any) -> int:
         return (self.connection.execute(select(func.max(column))).scalar() or 0) + 1

@@ -23,7 +23,9 @@ else:
 __all__ = [
     "BASE",
     "BRANCH",
+    "GATE",
     "KEY_VALUE",
+    "KPI",
     "REVISION",
     "TAG",
     "TIME",
@@ -142,6 +144,8 @@ REVISION = Names("REV", "branch", "tag")
 BRANCH = Names("NAME", "branch")
 TAG = Names("NAME", "tag")
 BASE = Names("NAME", "base")
+KPI = Names("NAME", "kpi")
+GATE = Names("NAME", "gate")
 TIME = Time()
 
 

@@ -30,6 +30,7 @@ context of plain values. In Python they are the classes of `deltavc.errors`.
 FIXED_CODES = {
     0: "done, or the answer is yes",
     1: "the command worked and the answer is no: differences with --exit-code, problems found",
+    3: "a gate is inconclusive: a measurement is missing, or too few samples to decide",
     130: "interrupted",
     141: "the reader of the output went away",
 }
@@ -123,7 +124,7 @@ def _verb_lines(verb: Verb, path: str, level: int) -> Iterator[str]:
 
 
 def _schema(verb: Verb, path: str) -> str:
-    return f"deltavc.{'-'.join(path.split()[1:])}/{verb.version}"
+    return f"deltavc.{verb.document or '-'.join(path.split()[1:])}/{verb.version}"
 
 
 def _verb_page(name: str) -> str:
@@ -131,8 +132,7 @@ def _verb_page(name: str) -> str:
     path = f"deltavc {name}"
     if isinstance(command, VerbGroup):
         parts = [f"# {path}\n", f"{command.summary()}.\n"]
-        for inner_name, inner in command.commands.items():
-            assert isinstance(inner, Verb)
+        for inner_name, inner in command.verbs():
             parts += _verb_lines(inner, f"{path} {inner_name}", 2)
     else:
         assert isinstance(command, Verb)

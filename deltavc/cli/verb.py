@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -94,6 +94,7 @@ class Verb(_Framed):
         tabular: Whether its answer is a table, so that csv, tsv and md are possible.
         light: Whether it must work without settings, even where their files are broken.
         version: The number in the document's ``schema``.
+        document: The word in the document's ``schema``, where it is not the verb.
     """
 
     def __init__(
@@ -107,9 +108,11 @@ class Verb(_Framed):
         tabular: bool = False,
         light: bool = False,
         version: int = 1,
+        document: str = "",
         **attributes: Any,
     ) -> None:
         super().__init__(name, **attributes)
+        self.document = document
         self.examples = tuple(examples)
         self.exit_codes = dict(exit_codes or {})
         self.see = tuple(see)
@@ -130,7 +133,7 @@ class Verb(_Framed):
             words = [*parent.command_path.split()[1:], info_name or ""]
             invocation = parent.ensure_object(Invocation)
             invocation.verb = " ".join(words)
-            invocation.schema = f"deltavc.{'-'.join(words)}/{self.version}"
+            invocation.schema = f"deltavc.{self.document or '-'.join(words)}/{self.version}"
         return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> int:
@@ -198,12 +201,19 @@ class VerbGroup(_Framed, click.Group):
             raise click.UsageError(f"'{ctx.command_path}' needs one of: {names}", ctx)
         return super().invoke(ctx)
 
+    def verbs(self) -> Iterator[tuple[str, Verb]]:
+        """Yields the subverbs by their words, those of a group within the group too."""
+        for name, command in self.commands.items():
+            if isinstance(command, VerbGroup):
+                yield from ((f"{name} {inner}", found) for inner, found in command.verbs())
+            elif isinstance(command, Verb):
+                yield name, command
+
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes the help: sentence, usage, and the subverbs with their usage."""
         self.write_head(ctx, formatter, f"{ctx.command_path} VERB")
         rows = []
-        for name, command in self.commands.items():
-            assert isinstance(command, Verb)
+        for name, command in self.verbs():
             rows.append((usage_words(command, name), command.summary()))
         with formatter.section("Verbs"):
             formatter.write_dl(rows, col_max=36)
@@ -222,6 +232,7 @@ def verb(
     tabular: bool = False,
     light: bool = False,
     version: int = 1,
+    document: str = "",
 ) -> Callable[[Callable[..., int | None]], Verb]:
     """Makes a verb of a function ``(ctx: Context, **parameters) -> int | None``.
 
@@ -238,6 +249,7 @@ def verb(
         tabular: Its answer is a table.
         light: It works without settings.
         version: The number in the document's ``schema``.
+        document: The word in the document's ``schema``; default: the verb's words.
 
     Returns:
         A decorator that makes the :class:`Verb`.
@@ -254,6 +266,7 @@ def verb(
             tabular=tabular,
             light=light,
             version=version,
+            document=document,
         )(function)
         if group is not None:
             group.add_command(command)

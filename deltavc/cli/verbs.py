@@ -53,6 +53,14 @@ VERBS: dict[str, VerbRow] = {
     "merge": VerbRow("History", "Bring other lines of adaptation into this one"),
     "revert": VerbRow("History", "Take revisions back with a new commit"),
     "cherry-pick": VerbRow("History", "Apply the change of other revisions here"),
+    "bisect": VerbRow(
+        "History", "Find the first bad revision", ("kpi", "run", "start", "mark", "reset")
+    ),
+    "kpi": VerbRow(
+        "Measure",
+        "Define, record and compare what is measured, and check gates",
+        ("define", "list", "add", "import", "show", "compare", "gate"),
+    ),
     "undo": VerbRow("Safety", "Take back the last operation"),
     "redo": VerbRow("Safety", "Do again what undo took back"),
     "op": VerbRow("Safety", "Look at operations and go back to one", ("log", "show", "restore")),

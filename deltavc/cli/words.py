@@ -70,10 +70,14 @@ def number(value: float | None) -> str:
     return f"{value:.3g}"
 
 
-def kpi_words(measurements: Mapping[str, float | None]) -> str:
-    """Returns measured values in one line: ``accuracy 0.853  latency 12``."""
+def kpi_words(
+    measurements: Mapping[str, float | None], half_widths: Mapping[str, float] | None = None
+) -> str:
+    """Returns measured values in one line: ``accuracy 0.853 ±0.010  latency 12``."""
+    widths = half_widths or {}
     return "  ".join(
         f"{name} {'NaN' if value is None else format(value, '.6g')}"
+        + (f" ±{number(widths[name])}" if name in widths else "")
         for name, value in measurements.items()
     )
 

@@ -56,6 +56,8 @@ def fsck(
         wanted = [resolve(repo, rev, state) for rev in only] or _roots(repo, state, findings)
         if not only:
             reach.bases(state)
+            reach.policy(state)
+            reach.measurements()
         reach.walk(wanted)
     if not quick:
         damaged = _damaged(repo, reach, only_some=bool(only))
@@ -184,6 +186,19 @@ class _Reach:
                             self.needed.setdefault(ObjectId(info.blob), [])
                 except IntegrityError as error:
                     self._problem(error, value)
+
+    def policy(self, state: State) -> None:
+        """Visits the definitions of KPIs and gates."""
+        for name, value in state.refs.items():
+            if name.startswith(("kpi:", "gate:")):
+                self.needed.setdefault(ObjectId(value), [])
+
+    def measurements(self) -> None:
+        """Visits what was measured, with the per-sample values."""
+        for event, _ in self.repo.log.read():
+            if event.detail.get("measurements"):
+                for oid in event.objects:
+                    self.needed.setdefault(oid, [])
 
     def _shared(self, oid: DeltaId) -> tuple[ObjectId, ...]:
         """Returns the blobs that a delta refers to; what cannot be read is found elsewhere."""

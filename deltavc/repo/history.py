@@ -14,7 +14,16 @@ import msgspec
 from deltavc.errors import AmbiguousRevision, NamingError, UnknownRevision
 from deltavc.ids import CommitId, ObjectId, is_object_id, short
 from deltavc.records import canonical
-from deltavc.records.model import Base, BaseSource, Commit, Manifest, Measurement, Tag
+from deltavc.records.model import (
+    Base,
+    BaseSource,
+    Commit,
+    Gate,
+    Kpi,
+    Manifest,
+    Measurement,
+    Tag,
+)
 from deltavc.repo.results import CommitRow, LogRow, MeasurementRow, Shown
 from deltavc.repo.revisions import Range, parse_range, peel, resolve
 
@@ -30,6 +39,8 @@ _RECORDS: dict[str, type[Any]] = {
     "base": Base,
     "basesource": BaseSource,
     "commit": Commit,
+    "gate": Gate,
+    "kpi": Kpi,
     "manifest": Manifest,
     "measurement": Measurement,
     "tag": Tag,
@@ -81,6 +92,7 @@ def log(
         if _wanted(repo, row, own, params, labels or {}, author, since, until):
             rows.append(row)
     measured = reader.latest([row.id for row in rows], list(kpis) or None)
+    widths = _half_widths(repo, measured, kpis) if kpis else {}
     return [
         LogRow(
             commit=row.id,
@@ -97,9 +109,30 @@ def log(
             labels=found_labels[row.id],
             parameters=row.params or 0,
             stored=row.stored_bytes or 0,
+            half_widths=widths.get(row.id, {}),
         )
         for row in rows
     ]
+
+
+def _half_widths(
+    repo: Repository, measured: Mapping[CommitId, Mapping[str, object]], kpis: Sequence[str]
+) -> dict[CommitId, dict[str, float]]:
+    """Returns half of each value's 95 % interval, where samples or a standard error give one."""
+    from deltavc.kpi.estimates import Observed, estimate
+    from deltavc.kpi.rules import CONFIDENCE
+    from deltavc.repo.policy import read_policy
+
+    definitions = read_policy(repo).kpis
+    found: dict[CommitId, dict[str, float]] = {}
+    for oid, values in repo.reader().latest_rows(measured, kpis).items():
+        for series, one in values.items():
+            if one.value is not None:
+                seen = Observed(one.value, one.samples, one.stderr)
+                half = estimate(seen, definitions.get(one.kpi), CONFIDENCE).half_width
+                if half is not None:
+                    found.setdefault(oid, {})[series] = half
+    return found
 
 
 def _everything(repo: Repository, state: State) -> Range:
@@ -267,7 +300,7 @@ def _commit_row(repo: Repository, oid: CommitId, params: Sequence[str]) -> Commi
         tool=record.tool,
         exact=not record.errors,
         errors=record.errors,
-        measurements=_measurements(repo.reader(), oid),
+        measurements=_measurements(repo, oid),
         parameters=len(manifest.params),
         kinds=kinds,
         rank_max=record.contents.get("rank"),
@@ -287,19 +320,15 @@ def _catalog_row(reader: CatalogReader, oid: CommitId) -> CatalogRow | None:
     return reader.commits([oid]).get(oid)
 
 
-def _measurements(reader: CatalogReader, oid: CommitId) -> list[MeasurementRow]:
+def _measurements(repo: Repository, oid: CommitId) -> list[MeasurementRow]:
+    reader = repo.reader()
     if _catalog_row(reader, oid) is None:
         return []
-    return [
-        MeasurementRow(
-            kpi=row.kpi,
-            value=row.value,
-            samples=row.samples,
-            dataset=row.dataset,
-            source=row.source,
-            actor=row.actor,
-            time=row.time,
-            is_nan=row.value is None,
-        )
-        for row in reader.measurements(oid)
-    ]
+    found = reader.measurements(oid)
+    if not found:
+        return []
+    from deltavc.repo.kpis import row
+    from deltavc.repo.policy import read_policy
+
+    policy = read_policy(repo)
+    return [row(repo, measured, policy) for measured in found]

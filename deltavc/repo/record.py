@@ -28,7 +28,7 @@ from deltavc.errors import (
 )
 from deltavc.formats.files import kind_of, open_regular, shown
 from deltavc.ids import BaseId, CommitId, ManifestId, ObjectId, check_name
-from deltavc.records.model import Commit, DataRef, Measurement, Source
+from deltavc.records.model import Commit, DataRef, Measurement, Source, split_series
 from deltavc.repo.change import TOOL, Change
 from deltavc.repo.encoding import (
     Encoding,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from deltavc.ledger.state import State
     from deltavc.repo.repository import Repository
 
-__all__ = ["About", "commit", "record_version"]
+__all__ = ["About", "commit", "data_ref", "record_version"]
 
 KINDS = ("auto", "peft", "checkpoint")
 
@@ -154,7 +154,7 @@ def commit(
         about = About(
             message=message,
             labels=dict(labels or {}),
-            data=tuple(_data_ref(path) for path in data),
+            data=tuple(data_ref(path) for path in data),
             kpis=dict(kpis or {}),
             run=run,
             source=origin,
@@ -277,14 +277,14 @@ def _measure(
     repo: Repository, change: Change, sink: ObjectSink, oid: CommitId, kpis: Mapping[str, float]
 ) -> None:
     """Records values that were measured on a commit."""
-    for kpi, value in sorted(kpis.items()):
-        measured = Measurement(
-            oid, kpi, None if value != value else value, repo.session.actor, change.time
-        )
+    for name, value in sorted(kpis.items()):
+        kpi, part = split_series(name)
+        number = None if value != value else value
+        measured = Measurement(oid, kpi, number, repo.session.actor, change.time, slice=part)
         record = sink.record("measurement", measured)
         change.note("measurements", record)
         change.touch(record)
-        change.summary = f"{change.command} {kpi} of {oid[:10]}"
+        change.summary = f"{change.command} {name} of {oid[:10]}"
 
 
 def _check(options: Options, message: str, stack: bool) -> None:
@@ -413,7 +413,18 @@ def _inherit_errors(
             encoding.errors.setdefault(name, error)
 
 
-def _data_ref(path: Path) -> DataRef:
+def data_ref(path: Path) -> DataRef:
+    """Returns the fingerprint of a file or folder of data.
+
+    Args:
+        path: The file or folder.
+
+    Returns:
+        Name, size and SHA-256; of a folder, that of the list of its files.
+
+    Raises:
+        UnsupportedFormat: It cannot be read.
+    """
     try:
         if path.is_dir():
             files = sorted(p for p in path.rglob("*") if not p.is_dir())

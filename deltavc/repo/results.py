@@ -175,7 +175,7 @@ class Merged(_Result, frozen=True):
 
 
 class MeasurementRow(_Result, frozen=True):
-    """A measured KPI value."""
+    """A measured KPI value; ``low`` and ``high`` are the ends of its 95 % interval, where known."""
 
     kpi: str
     value: float | None
@@ -185,6 +185,23 @@ class MeasurementRow(_Result, frozen=True):
     actor: str
     time: int
     is_nan: bool = False
+    id: str = ""
+    revision: str = ""
+    slice: str | None = None
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    method: str | None = None
+    stderr: float | None = None
+    values: str | None = None
+    dataset_sha256: str | None = None
+    tool: str | None = None
+    seed: int | None = None
+    supersedes: str | None = None
+    reason: str | None = None
+    superseded_by: str | None = None
+    is_latest: bool = True
+    event: int | None = None
 
 
 class LogRow(_Result, frozen=True):
@@ -204,6 +221,7 @@ class LogRow(_Result, frozen=True):
     labels: dict[str, str]
     parameters: int
     stored: int
+    half_widths: dict[str, float] = {}
 
 
 class CommitRow(_Result, frozen=True):

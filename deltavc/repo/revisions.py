@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from deltavc.errors import AmbiguousRevision, UnknownRevision, UsageError
 from deltavc.ids import CommitId, ObjectId, is_object_id, short
 from deltavc.records import canonical
-from deltavc.records.model import Tag
+from deltavc.records.model import Tag, split_series
 from deltavc.repo.repository import HEAD, branch_ref, tag_ref
 
 if TYPE_CHECKING:
@@ -148,22 +148,22 @@ def _qualified(repo: Repository, kind: str, rest: str, name: str, state: State) 
 
 
 def _best(repo: Repository, kpi: str, within: str, state: State) -> CommitId:
-    """Finds the highest latest measurement; KPI directions come with KPI definitions."""
-    reader = repo.reader()
-    start = resolve(repo, within, state)
-    ids = [CommitId(ObjectId(row.id)) for row in reader.log([start])]
-    found = {
-        oid: value
-        for oid, values in reader.latest(ids, [kpi]).items()
-        if (value := values.get(kpi)) is not None
-    }
-    if not found:
+    """Finds the best of the values that count, in the KPI's direction; default: higher."""
+    from deltavc.repo.policy import read_policy
+
+    reader, definition = repo.reader(), read_policy(repo).kpis.get(split_series(kpi)[0])
+    direction: Literal["higher", "lower"] = "higher"
+    if definition is not None and definition.direction == "lower":
+        direction = "lower"
+    among = frozenset(reader.ancestors([resolve(repo, within, state)]))
+    found = reader.best(kpi, direction, among=among)
+    if found is None:
         raise UnknownRevision(
             f"no revision of '{within}' has a measurement of '{kpi}'",
-            hint=f"record one when committing: deltavc commit PATH --kpi {kpi}=VALUE",
+            hint=f"record one: deltavc kpi add REV {kpi}=VALUE --samples N",
             kpi=kpi,
         )
-    return CommitId(ObjectId(max(found, key=lambda oid: (found[oid], -ids.index(oid)))))
+    return found.commit
 
 
 def _abbreviated(repo: Repository, prefix: str) -> CommitId:

@@ -47,7 +47,7 @@ def registered() -> dict[str, Verb]:
     for name in VERBS:
         command = ROOT.get_command(click.Context(ROOT), name)
         if isinstance(command, VerbGroup):
-            found |= {f"{name} {inner}": verb for inner, verb in command.commands.items()}
+            found |= {f"{name} {inner}": verb for inner, verb in command.verbs()}
         else:
             found[name] = command
     return found

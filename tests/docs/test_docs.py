@@ -53,7 +53,7 @@ def verbs() -> Iterator[tuple[str, click.Command]]:
         command = ROOT.get_command(click.Context(ROOT), name)
         assert command is not None
         if isinstance(command, VerbGroup):
-            yield from ((f"{name} {inner}", verb) for inner, verb in command.commands.items())
+            yield from ((f"{name} {inner}", verb) for inner, verb in command.verbs())
         else:
             yield name, command
 
@@ -266,7 +266,8 @@ def test_commands_that_pages_show_exist(name: str) -> None:
         words = [word for word in words if word not in ("OPERATION", "VERB")]
         if not words:
             continue
-        path = " ".join(words[:2]) if " ".join(words[:2]) in table_of else words[0]
+        paths = (" ".join(words[:n]) for n in (3, 2, 1))
+        path = next((path for path in paths if path in table_of), words[0])
         assert path in table_of or words[0] in ("VERB", *VERBS), line
         if path in table_of:
             mentioned = re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", line.partition('"')[0])

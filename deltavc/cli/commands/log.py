@@ -168,5 +168,5 @@ def _cells(out: Output, row: LogRow, prefix: str, kpis: Sequence[str]) -> list[s
         out.foreign(who(row.author)),
         out.foreign(subject(row.message)),
         "" if row.exact else out.style("approximate", "warn"),
-        kpi_words(measured),
+        kpi_words(measured, row.half_widths),
     ]

@@ -8,6 +8,7 @@ __all__ = ["TOPICS", "text"]
 
 TOPICS = {
     "revisions": "How to name a revision",
+    "gates": "KPIs, the gate language and its verdicts",
     "environment": "Environment variables and the order of settings",
     "exit-codes": "What the exit codes mean",
     "formatting": "Output for people and for programs",
