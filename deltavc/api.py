@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deltavc.api_measure import Measuring
 from deltavc.repo.repository import Repository as _Repository
 from deltavc.repo.session import Progress, Session, no_progress
 
@@ -111,7 +112,7 @@ def init(
     return Repository(repo)
 
 
-class Repository:
+class Repository(Measuring):
     """A repository, with a method for each verb.
 
     Made by :func:`open` and :func:`init`. Options are those of the command line,

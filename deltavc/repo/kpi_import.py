@@ -101,13 +101,8 @@ def _read(kind: str, where: str, folder: Path) -> dict[str, float]:
 
 
 def _json(path: Path) -> Any:
-    try:
-        with open_regular(path) as (file, _):
-            data = file.read(100_000_001)
-    except OSError as error:
-        raise UnsupportedFormat(
-            f"'{shown(path)}' cannot be read: {error.strerror}", hint="check the path of --from"
-        ) from error
+    with open_regular(path) as (file, _):
+        data = file.read(100_000_001)
     return canonical.loads_strict(data, f"'{shown(path)}'")
 
 

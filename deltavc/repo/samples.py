@@ -43,17 +43,12 @@ class Samples:
             The values.
 
         Raises:
-            UsageError: It cannot be read, or holds something else.
+            InputError: It cannot be read.
+            UsageError: It holds something else.
             UnsafeFile: It is too large or malformed.
         """
-        try:
-            with open_regular(path) as (file, _):
-                data = file.read(MAX_BYTES + 1)
-        except OSError as error:
-            raise UsageError(
-                f"the values '{shown(path)}' cannot be read: {error.strerror}",
-                hint="check the path of --values",
-            ) from error
+        with open_regular(path) as (file, _):
+            data = file.read(MAX_BYTES + 1)
         what = f"'{shown(path)}'"
         if data[:1].isspace() or data[:1] in (b"[", b"{"):
             found = canonical.loads_strict(data, what, max_bytes=MAX_BYTES)
