@@ -4,6 +4,8 @@ VENV := .venv
 PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 PY := $(VENV)/bin/python
 JOBS ?= 2
+# Tested a second time without native code, as the package works where there is no C compiler.
+PURE := $(addprefix tests/delta/test_,rebuild.py rounding_tiles.py exact_coding.py encode_choice.py)
 NATIVE := $(wildcard deltavc/delta/native/*.[ch])
 
 .PHONY: help install demo test lint bench docs format clean
@@ -19,6 +21,7 @@ demo: $(VENV)/.installed-test ## Run the main job on a real model: adapt, commit
 
 test: $(VENV)/.installed-test ## Run the tests
 	$(PY) -m pytest -n $(JOBS) --dist worksteal
+	$(PY) -m pytest -n $(JOBS) --dist worksteal --pure $(PURE)
 
 lint: $(VENV)/.installed-lint ## ruff, mypy strict, import-linter
 	$(VENV)/bin/ruff check .

@@ -1,8 +1,10 @@
-"""Merging two full fine-tunes element by element, against mergekit's command on the same files.
+"""Merging: two adapters by their sum, and two full fine-tunes element by element.
 
-The model has the shape of a small Llama: 200.8 million parameters in bfloat16, one file
-of 402 MB. Both commands run as people run them, from start to exit; mergekit without the
-network and its card. CPU seconds are compared: wall time on a busy machine is that of the others.
+The sum is timed in process. For the other, mergekit's command merges the same
+files: the shape of a small Llama, 200.8 million parameters in bfloat16, one file
+of 402 MB. Both commands run as people run them, from start to exit; mergekit
+without the network and its card. CPU seconds are compared: wall time on a busy
+machine is that of the others.
 """
 
 from __future__ import annotations
@@ -13,14 +15,51 @@ import sys
 from pathlib import Path
 from statistics import median
 
-from benchmarks.bench_rows import Lab, Row
-from benchmarks.synthetic import Shape, model, tuned
-from benchmarks.timing import Finished, run_process
+from benchmarks.bench_rows import Lab, Row, Template
+from benchmarks.synthetic import LLAMA_1B, Shape, adapter, model, tuned
+from benchmarks.timing import Finished, Variant, compare, results, run_process
+from deltavc.api import Repository
+from deltavc.repo.results import Merged
 
-__all__ = ["ties"]
+__all__ = ["sums", "ties"]
 
 LLAMA_200M = Shape(hidden=1024, inner=2816, layers=12, kv=1024, vocab=45568)
 DENSITY = 0.5
+
+
+def sums(lab: Lab) -> list[Row]:
+    """Merges two rank-16 adapters of a 1B model by their sum; nothing is computed but a plan."""
+    import torch  # noqa: F401 - its import is not part of what is timed
+
+    shape = LLAMA_1B.scaled(1, layers=2) if lab.quick else LLAMA_1B
+    repo = lab.repository(model(shape))
+    adapters = [adapter(shape, seed=seed) for seed in (1, 2)]
+    repo.commit(model(shape), message="the base itself")
+    repo.switch("other", create=True)
+    repo.commit(adapters[0], message="one")
+    repo.switch("main")
+    repo.commit(adapters[1], message="other")
+    template = Template(repo)
+    repos: list[Repository] = []
+    done: list[Merged] = []
+    timed = compare(
+        [
+            Variant(
+                "merge",
+                lambda: done.append(repos[-1].merge(["other"], strategy="sum")),
+                prepare=lambda: repos.append(template.fresh()),
+            )
+        ],
+        rounds=lab.rounds(7),
+    )
+    print(results(timed), file=sys.stderr)
+    factors = sum((folder / "adapter_model.safetensors").stat().st_size for folder in adapters)
+    parameters = sum(row.outcome == "sum" for row in done[-1].rows)
+    return [
+        Row("merge of two rank-16 adapters of a 1B model by sum, in process",
+            timed[0].wall, 1.0, "s", note=f"{parameters} parameters added up"),
+        Row("… stored beyond the factors, share of them", done[-1].bytes_stored / factors, 0.05),
+    ]  # fmt: skip
 
 
 def ties(lab: Lab) -> list[Row]:

@@ -32,6 +32,7 @@ GROUPS: dict[str, tuple[str, str]] = {
     "commit": ("benchmarks.bench_commit", "commit"),
     "merged": ("benchmarks.bench_size", "merged_loras"),
     "full": ("benchmarks.bench_size", "full_finetunes"),
+    "sums": ("benchmarks.bench_merge", "sums"),
     "ties": ("benchmarks.bench_merge", "ties"),
     "switch": ("benchmarks.bench_checkout", "switch"),
     "checkout": ("benchmarks.bench_checkout", "checkout"),
