@@ -147,18 +147,18 @@ def _client(name: str) -> Any:
 
 
 def _mlflow(run: str) -> dict[str, float]:
-    client = _client("mlflow").MlflowClient()
+    mlflow = _client("mlflow")
     try:
-        metrics = client.get_run(run).data.metrics
+        metrics = mlflow.MlflowClient().get_run(run).data.metrics
     except Exception as error:  # the client's own errors, which are its private matter
         raise _unreachable("mlflow", run, error) from error
     return _finite(metrics)
 
 
 def _wandb(run: str) -> dict[str, float]:
-    api = _client("wandb").Api
+    wandb = _client("wandb")
     try:
-        summary = dict(api().run(run).summary)
+        summary = dict(wandb.Api().run(run).summary)
     except Exception as error:  # likewise
         raise _unreachable("wandb", run, error) from error
     return _finite(summary)
