@@ -176,6 +176,8 @@ def open_adapter(path: Path, *, allow_pickle: bool = False) -> Adapter:
         tensors = {entry.name: source.tensor(entry.name) for entry in source.entries}
         for key, tensor in tensors.items():
             _check_numbers(key, tensor)
+        if kind is None:
+            _check_weightless(str(name), tensors)
         items = _collect(tensors, kind, settings) if kind is not None else []
     except BaseException:
         source.close()
@@ -209,6 +211,17 @@ def _open_weights(path: Path, *, allow_pickle: bool) -> SafetensorsFile | Pickle
     if not allow_pickle:
         raise refuse_pickle(path / PICKLED_WEIGHTS)
     return PickledFile(path / PICKLED_WEIGHTS)
+
+
+def _check_weightless(kind: str, tensors: dict[str, Tensor]) -> None:
+    """Refuses a file that changes weights under a config which says that it does not."""
+    for key in tensors:
+        if any(part.startswith(MARKS) for part in key.split(".")):
+            raise UnsupportedFormat(
+                f"the adapter's key '{shown(key)}' does not belong to the type {kind}",
+                hint="correct peft_type, or save the adapter again with PEFT",
+                key=shown(key),
+            )
 
 
 def _is_attachment(path: Path) -> bool:

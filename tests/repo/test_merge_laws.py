@@ -26,8 +26,8 @@ from .conftest import Lab  # type: ignore[import-not-found]
 
 BRANCHES = ("main", "b", "c")
 STEPS = settings(
-    max_examples=8,
-    stateful_step_count=14,
+    max_examples=3,
+    stateful_step_count=12,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
