@@ -62,7 +62,7 @@ class Search:
                 good=good,
                 bad=bad,
             )
-        self.bad = bad
+        self.bad, self.good = bad, [good]
         self.left = list(self.reader.ancestors([bad], exclude=[good]))
         self.total = len(self.left)
         self.skipped: set[CommitId] = set()
@@ -86,12 +86,11 @@ class Search:
         if verdict not in (GOOD, BAD):
             self.skipped.add(oid)
             return
-        before = set(self.reader.ancestors([oid]))
         if verdict == BAD:
             self.bad = oid
-            self.left = [found for found in self.left if found in before]
         else:
-            self.left = [found for found in self.left if found not in before]
+            self.good.append(oid)
+        self.left = list(self.reader.ancestors([self.bad], exclude=self.good))
 
     def _subject(self, oid: CommitId) -> str:
         return self.repo.commit(oid).message.partition("\n")[0]

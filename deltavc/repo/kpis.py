@@ -203,7 +203,7 @@ def add(
             samples=samples,
             dataset=dataset,
             source=source,
-            stderr=stderr,
+            stderr=None if stderr is None else float(stderr),
             dataset_sha256=dataset_sha256,
             slice=part,
             tool=tool,

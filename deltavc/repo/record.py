@@ -279,7 +279,7 @@ def _measure(
     """Records values that were measured on a commit."""
     for name, value in sorted(kpis.items()):
         kpi, part = split_series(name)
-        number = None if value != value else value
+        number = None if value != value else float(value)  # 1 and 1.0 are one record
         measured = Measurement(oid, kpi, number, repo.session.actor, change.time, slice=part)
         record = sink.record("measurement", measured)
         change.note("measurements", record)

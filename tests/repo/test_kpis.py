@@ -287,6 +287,12 @@ class TestMeasurements:
             ("acc", "rare", 0.25),
         ]
 
+    def test_whole_numbers_are_numbers(self, lab: Lab) -> None:
+        lab.commit(lab.lora(), kpis={"epochs": 3})
+        lab.repo.measure("HEAD", {"steps": 7}, stderr=1, samples=9)
+        assert [(m.value, m.stderr) for m in lab.repo.measurements()] == [(3.0, None), (7.0, 1.0)]
+        assert lab.repo.fsck().ok
+
     def test_the_view_has_all_of_it(self, lab: Lab) -> None:
         (old,) = lab.repo.measure("HEAD", {"loss[a]": 1}, stderr=0.5, samples=9, seed=3)
         lab.repo.measure("HEAD", {"loss[a]": 2}, supersedes=old.id, reason="typo")
