@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 PY := $(VENV)/bin/python
-JOBS ?= 2
+JOBS ?= 3  # on two cores: many tests wait for processes that they stop or kill
 # Tested a second time without native code, as the package works where there is no C compiler.
 PURE := $(addprefix tests/delta/test_,rebuild.py rounding_tiles.py exact_coding.py encode_choice.py)
 NATIVE := $(wildcard deltavc/delta/native/*.[ch])

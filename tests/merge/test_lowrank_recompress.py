@@ -61,7 +61,11 @@ def off(delta: Delta, matrix: Matrix) -> float:
 SUMS = st.tuples(
     st.integers(0, 2**32),
     st.tuples(st.integers(1, 14), st.integers(1, 14)),
-    st.lists(st.tuples(st.integers(1, 6), st.fractions(-3, 3)), min_size=1, max_size=3),
+    st.lists(
+        st.tuples(st.integers(1, 6), st.fractions(-3, 3, max_denominator=10**4)),
+        min_size=1,
+        max_size=3,
+    ),
 )
 
 
@@ -89,7 +93,7 @@ def test_no_matrix_of_the_rank_is_nearer(
     numerical = int(np.count_nonzero(values > 1e-12 * values[0]))
     assert rank == min(max_rank, numerical) == delta.rank
     best = np.linalg.norm(values[rank:]) / np.linalg.norm(values)
-    assert off(delta, matrix) <= best * (1 + 1e-6) + 1e-7
+    assert off(delta, matrix) <= best * (1 + 1e-6) + 1.3e-7  # two factors rounded to float32
     assert error == pytest.approx(off(delta, matrix), rel=1e-4, abs=1e-14)
 
 
