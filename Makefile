@@ -3,12 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 PY := $(VENV)/bin/python
-JOBS ?= 3  # on two cores: many tests wait for processes that they stop or kill
+JOBS ?= 2
 # Tested a second time without native code, as the package works where there is no C compiler.
 PURE := $(addprefix tests/delta/test_,rebuild.py rounding_tiles.py exact_coding.py encode_choice.py)
 NATIVE := $(wildcard deltavc/delta/native/*.[ch])
 
-.PHONY: help install demo test lint bench docs format clean
+.PHONY: help install demo test test-slow lint bench docs format clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -19,9 +19,12 @@ install: $(VENV)/.installed ## Make .venv with the command .venv/bin/deltavc
 demo: $(VENV)/.installed-test ## Run the main job on a real model: adapt, commit, revert, check out
 	$(PY) -m benchmarks.demo
 
-test: $(VENV)/.installed-test ## Run the tests
-	$(PY) -m pytest -n $(JOBS) --dist worksteal
-	$(PY) -m pytest -n $(JOBS) --dist worksteal --pure $(PURE)
+test: $(VENV)/.installed-test ## Run the tests, but for the slow ones
+	$(PY) -m pytest -n $(JOBS) --dist worksteal -m "not slow"
+	$(PY) -m pytest -n $(JOBS) --dist worksteal -m "not slow" --pure $(PURE)
+
+test-slow: $(VENV)/.installed-test ## Run the slow tests: long histories, many kills, mutation fuzz
+	$(PY) -m pytest -n $(JOBS) --dist worksteal -m slow
 
 lint: $(VENV)/.installed-lint ## ruff, mypy strict, import-linter
 	$(VENV)/bin/ruff check .
