@@ -20,7 +20,17 @@ from typing import NamedTuple
 from deltavc.delta.vector import ATTACHMENT, FILE, PREFIX, REMOVED, SHAPE, Terms, Vector, add_terms
 from deltavc.ids import DeltaId
 
-__all__ = ["BASE", "EQUAL", "Split", "Standing", "put", "side_name", "split", "sum_terms"]
+__all__ = [
+    "BASE",
+    "EQUAL",
+    "Split",
+    "Standing",
+    "put",
+    "side_name",
+    "side_number",
+    "split",
+    "sum_terms",
+]
 
 EQUAL = "equal"
 BASE = "base"
@@ -70,6 +80,11 @@ def side_name(number: int, sides: int) -> str:
     if number == 0:
         return "ours"
     return "theirs" if sides == 2 else f"theirs:{number}"
+
+
+def side_number(name: str) -> int:
+    """Returns which side a name stands for: the inverse of :func:`side_name`."""
+    return 0 if name == "ours" else int(name.partition(":")[2] or 1)
 
 
 def split(base: Vector, sides: Sequence[Vector]) -> Split:

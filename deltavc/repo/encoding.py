@@ -368,5 +368,8 @@ def term_check(
         terms = vector.params.get(name, {})
         if len(terms) <= 1 and all(c == 1 for c in terms.values()):
             continue
-        loaded = [Term(cache.setdefault(oid, read(oid)), c) for oid, c in terms.items()]
+        for oid in terms:
+            if oid not in cache:
+                cache[oid] = read(oid)
+        loaded = [Term(cache[oid], c) for oid, c in terms.items()]
         Rebuild(origin(name), loaded, name=name)

@@ -12,7 +12,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from deltavc.delta.threeway import BASE, EQUAL, Standing, put, split, sum_terms
+from deltavc.delta.threeway import BASE, EQUAL, Standing, put, side_number, split, sum_terms
 from deltavc.delta.vector import FILE, Terms, Vector, add_terms, form_from_text
 from deltavc.errors import ObjectCorrupt
 from deltavc.ids import CommitId, DeltaId, ObjectId
@@ -156,7 +156,7 @@ class Decider:
         now = [Standing.of(side, name) for side in self.sides]
         pick, strategy = self.settings.choice(name)
         if pick is not None:
-            chosen = before if pick == BASE else now[_number(pick)]
+            chosen = before if pick == BASE else now[side_number(pick)]
             put(done.params, done.meta, name, chosen)
             done.outcomes[name] = pick
             self._inherit(done, name, pick)
@@ -289,7 +289,7 @@ class Decider:
         values = [side.meta.get(key) for side in self.sides]
         before = self.base.meta.get(key)
         if pick is not None:
-            chosen = before if pick == BASE else values[_number(pick)]
+            chosen = before if pick == BASE else values[side_number(pick)]
             outcome = pick
         elif key.startswith(FILE) and key.endswith(".json"):
             old = self._blob(key, before)
@@ -319,7 +319,7 @@ class Decider:
             changed = (i for i, v in enumerate(self.sides) if Standing.of(v, name) != before)
             errors = [self._errors[next(changed)]]
         else:
-            errors = self._errors if outcome == BASE else [self._errors[_number(outcome)]]
+            errors = self._errors if outcome == BASE else [self._errors[side_number(outcome)]]
         known = [one[name] for one in errors if name in one]
         if known:
             done.errors[name] = max(known)
@@ -371,11 +371,6 @@ class Decider:
             raise ObjectCorrupt(f"nothing says what shape '{name}' has", parameter=name)
         origin = self.opened.tensor(name) if record is not None else None
         return Parameter(name, origin, DTYPES[dtype], dims)
-
-
-def _number(side: str) -> int:
-    """Returns the number of a side from its name."""
-    return 0 if side == "ours" else int(side.partition(":")[2] or 1)
 
 
 def _alone(base: Vector, name: str, terms: Terms) -> Vector:

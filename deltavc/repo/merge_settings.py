@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from deltavc.delta.threeway import side_number
 from deltavc.errors import UsageError
 from deltavc.records.model import Recipe
 
@@ -82,7 +83,7 @@ class Settings:
                 strategy.check(sides)
         named = [self.pick, *(rule.choice for rule in self.rules if rule.strategy is None)]
         for choice in filter(None, named):
-            number = int(choice.partition(":")[2] or 1)
+            number = side_number(choice)
             if choice.startswith("theirs") and (
                 number >= sides or (":" not in choice and sides > 2)
             ):
