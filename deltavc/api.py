@@ -47,7 +47,14 @@ def _session(
 ) -> Session:
     if actor is None:
         actor = f"{getpass.getuser()} <{getpass.getuser()}@{socket.gethostname()}>"
-    return Session(actor, clock or _clock, threads, progress or no_progress)
+    return Session(
+        actor,
+        clock or _clock,
+        threads,
+        progress or no_progress,
+        host=socket.gethostname(),
+        user=getpass.getuser(),
+    )
 
 
 def open(  # noqa: A001 - deltavc.open reads like the built-in that it stands for

@@ -13,22 +13,30 @@ from deltavc.errors import InvalidName
 
 __all__ = [
     "HEX_DIGITS",
+    "ApprovalId",
     "BaseId",
     "BlobId",
     "CommitId",
     "DeltaId",
+    "DeploymentId",
     "EventHash",
     "ManifestId",
     "MeasurementId",
     "ObjectId",
+    "RequestId",
+    "ServingId",
     "TagId",
     "check_name",
     "is_object_id",
+    "is_serving_id",
+    "serving_id",
     "short",
 ]
 
 HEX_DIGITS = 64
 SHORT_DIGITS = 10
+SERVING = "dv-"
+SERVING_DIGITS = 20  # 80 bits: met by chance only among 10^12 revisions
 
 ObjectId = NewType("ObjectId", str)
 BaseId = NewType("BaseId", ObjectId)
@@ -38,9 +46,14 @@ DeltaId = NewType("DeltaId", ObjectId)
 ManifestId = NewType("ManifestId", ObjectId)
 MeasurementId = NewType("MeasurementId", ObjectId)
 TagId = NewType("TagId", ObjectId)
+DeploymentId = NewType("DeploymentId", ObjectId)
+RequestId = NewType("RequestId", ObjectId)
+ApprovalId = NewType("ApprovalId", ObjectId)
 EventHash = NewType("EventHash", str)
+ServingId = NewType("ServingId", str)
 
 _OBJECT_ID = re.compile(r"[0-9a-f]{64}\Z")
+_SERVING_ID = re.compile(rf"{SERVING}[0-9a-f]{{{SERVING_DIGITS}}}\Z")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]{0,199}\Z")
 
 
@@ -52,6 +65,23 @@ def is_object_id(text: str) -> bool:
 def short(oid: str) -> str:
     """Returns the form of an id that people see: its first ten digits."""
     return oid[:SHORT_DIGITS]
+
+
+def serving_id(commit: CommitId) -> ServingId:
+    """Returns what a server calls a revision: short, and every character may be in a header.
+
+    Args:
+        commit: The revision.
+
+    Returns:
+        ``dv-`` and the first twenty digits of its id; :mod:`deltavc.repo.revisions` reads it.
+    """
+    return ServingId(SERVING + commit[:SERVING_DIGITS])
+
+
+def is_serving_id(text: str) -> bool:
+    """Tells whether a text has the form of a serving id."""
+    return _SERVING_ID.match(text) is not None
 
 
 def check_name(name: str, what: str) -> str:
@@ -75,6 +105,7 @@ def check_name(name: str, what: str) -> str:
         or any(part.startswith(".") for part in name.split("/"))
         or name in ("HEAD", "@")
         or is_object_id(name)
+        or is_serving_id(name)
     )
     if bad:
         raise InvalidName(f"'{name[:80]}' cannot be the name of a {what}", name=name, what=what)

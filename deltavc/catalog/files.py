@@ -31,7 +31,7 @@ __all__ = [
     "unusable",
 ]
 
-SCHEMA = 2
+SCHEMA = 3
 """Number of the current schema; the last migration brings tables to it."""
 
 APPLICATION_ID = 0x64767463

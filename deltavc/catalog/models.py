@@ -10,10 +10,13 @@ A change here needs a migration; a test holds the two together.
 
 from __future__ import annotations
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, Integer, MetaData, Text
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy import CheckConstraint, ForeignKey, Index, Integer
+from sqlalchemy.orm import Mapped, mapped_column
 
 from deltavc.catalog.columns import (
+    STRICT,
+    STRICT_WITHOUT_ROWID,
+    Record,
     big_integer,
     commit_fk,
     event_fk,
@@ -22,10 +25,22 @@ from deltavc.catalog.columns import (
     real,
     utc_ms,
 )
+from deltavc.catalog.models_ship import (
+    ApprovalRecord,
+    DeploymentRecord,
+    EnvironmentRecord,
+    RequestRecord,
+    SignatureRecord,
+    VerdictRecord,
+)
 
 __all__ = [
+    "ApprovalRecord",
     "BaseRecord",
     "CommitRecord",
+    "DataRecord",
+    "DeploymentRecord",
+    "EnvironmentRecord",
     "EventRecord",
     "LabelRecord",
     "LatestRecord",
@@ -35,26 +50,11 @@ __all__ = [
     "Record",
     "RefChangeRecord",
     "RefRecord",
+    "RequestRecord",
+    "SignatureRecord",
     "TagRecord",
+    "VerdictRecord",
 ]
-
-STRICT = {"sqlite_strict": True}
-STRICT_WITHOUT_ROWID = {"sqlite_strict": True, "sqlite_with_rowid": False}
-
-
-class Record(DeclarativeBase):
-    """A row of the catalog."""
-
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "ck": "ck_%(table_name)s_%(constraint_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-    type_annotation_map = {str: Text}  # noqa: RUF012 - SQLAlchemy reads it from the class
 
 
 class Meta(Record):
@@ -84,6 +84,8 @@ class EventRecord(Record):
     redoes: Mapped[int | None] = mapped_column(big_integer)
     objects: Mapped[str]
     detail: Mapped[str]
+    host: Mapped[str | None]
+    user: Mapped[str | None]
     __table_args__ = (CheckConstraint("number > 0", name="number"), STRICT)
 
 
@@ -165,6 +167,20 @@ class LabelRecord(Record):
     name: Mapped[str] = mapped_column(primary_key=True)
     value: Mapped[str]
     __table_args__ = (Index(None, "name", "value"), STRICT_WITHOUT_ROWID)
+
+
+class DataRecord(Record):
+    """Training data that a commit names, by its fingerprint."""
+
+    __tablename__ = "commit_data"
+    commit_key: Mapped[int] = mapped_column(
+        big_integer, ForeignKey("commits.key"), primary_key=True
+    )
+    position: Mapped[int] = mapped_column(Integer, primary_key=True)
+    name: Mapped[str]
+    size: Mapped[int] = mapped_column(big_integer)
+    sha256: Mapped[str]
+    __table_args__ = (Index(None, "sha256"), STRICT_WITHOUT_ROWID)
 
 
 class TagRecord(Record):

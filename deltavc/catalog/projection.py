@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, and_, bindparam, delete, func, insert, or_, select, update
 
-from deltavc.catalog import models
-from deltavc.errors import AuditChainBroken, IntegrityError, ObjectCorrupt, ObjectMissing
-from deltavc.ids import EventHash, ObjectId, is_object_id
+from deltavc.catalog import models, projection_ship
+from deltavc.catalog.projection_event import branch_of, brought_by, stats
+from deltavc.errors import IntegrityError, ObjectCorrupt, ObjectMissing
+from deltavc.ids import EventHash, ObjectId
 from deltavc.records import canonical
 from deltavc.records.model import (
     BaseSource,
@@ -24,6 +25,7 @@ from deltavc.records.model import (
     series_name,
     split_series,
 )
+from deltavc.records.ship import Approval, Deployment, Environment, Request, Signature
 
 __all__ = ["Entry", "Load", "Projection", "Skipped"]
 
@@ -36,7 +38,7 @@ Skipped = Callable[[str, ObjectId, IntegrityError], None]
 _T = TypeVar("_T")
 _Row = dict[str, Any]
 _IN_CHUNK = 500  # bound values of one statement; old SQLite builds take 999
-BRANCH, BASE = "branch:", "base:"
+BASE, ENVIRONMENT = "base:", "env:"
 
 
 class Projection:
@@ -58,6 +60,7 @@ class Projection:
         self.known: set[str] = set()  # ids of tags and measurements that have rows
         self.refs: dict[str, tuple[str | None, int]] = {}
         self.bases: dict[str, _Row | None] = {}
+        self.environments: dict[str, _Row | None] = {}
         self.latest: dict[tuple[int, str], _Row] = {}
         self.series: dict[str, tuple[int, int, str, int]] = {}  # of what is corrected, by id
         self.corrected: dict[int, int] = {}  # key of what is superseded -> key of the correction
@@ -75,7 +78,7 @@ class Projection:
             ObjectCorrupt: An object is not what its kind says.
             AuditChainBroken: The detail of an event names what is no id.
         """
-        brought = [(event, _brought(event)) for event, _ in entries]
+        brought = [(event, brought_by(event)) for event, _ in entries]
         self._load_objects(brought)
         self._look_up()
         self.next_commit = self._next_key(models.CommitRecord.key)
@@ -88,6 +91,9 @@ class Projection:
                 self._tag(oid, event)
             for oid in ids["measurements"]:
                 self._measurement(oid, event)
+            for key in projection_ship.KINDS:
+                for oid in ids[key]:
+                    self._ship(oid, event)
         self._flush()
 
     # reading --------------------------------------------------------------
@@ -100,9 +106,16 @@ class Projection:
                 self._load_one("tag", oid, Tag)
             for oid in ids["measurements"]:
                 self._load_one("measurement", oid, Measurement)
+            for key, (kind, record) in projection_ship.KINDS.items():
+                for oid in ids[key]:
+                    self._load_one(kind, oid, record)
             for change in event.refs:
-                if change.name.startswith(BASE) and change.after is not None:
+                if change.after is None:
+                    continue
+                if change.name.startswith(BASE):
                     self._load_one("basesource", ObjectId(change.after), BaseSource)
+                elif change.name.startswith(ENVIRONMENT):
+                    self._load_one("environment", ObjectId(change.after), Environment)
 
     def _load_one(self, kind: str, oid: ObjectId, record: type[_T]) -> None:
         if oid in self.loaded:
@@ -121,8 +134,8 @@ class Projection:
         for oid, record in self.loaded.items():
             if isinstance(record, Commit):
                 commits |= {oid, *record.parents}
-            elif isinstance(record, Tag | Measurement):
-                commits.add(record.commit)
+            elif (commit := getattr(record, "commit", None)) is not None:
+                commits.add(commit)
         table = models.CommitRecord
         for chunk in _chunks(sorted(commits)):
             query = select(table.id, table.key, table.generation).where(table.id.in_(chunk))
@@ -131,6 +144,10 @@ class Projection:
         for kind, column in (
             (Tag, models.TagRecord.id),
             (Measurement, models.MeasurementRecord.id),
+            (Deployment, models.DeploymentRecord.id),
+            (Request, models.RequestRecord.id),
+            (Approval, models.ApprovalRecord.id),
+            (Signature, models.SignatureRecord.id),
         ):
             ids = sorted(oid for oid, record in self.loaded.items() if isinstance(record, kind))
             for chunk in _chunks(ids):
@@ -193,6 +210,8 @@ class Projection:
             redoes=event.redoes,
             objects=canonical.encode(event.objects).decode(),
             detail=canonical.encode(event.detail).decode(),
+            host=event.host,
+            user=event.user,
         )
         for position, change in enumerate(event.refs):
             self._add(
@@ -206,6 +225,8 @@ class Projection:
             self.refs[change.name] = (change.after, event.number)
             if change.name.startswith(BASE):
                 self._base(change.name.removeprefix(BASE), change.after, event)
+            elif change.name.startswith(ENVIRONMENT):
+                self._environment(change.name.removeprefix(ENVIRONMENT), change.after, event)
 
     def _base(self, name: str, oid: str | None, event: Event) -> None:
         source: BaseSource | None = self.loaded[oid] if oid is not None else None
@@ -223,6 +244,25 @@ class Projection:
             }
         )
 
+    def _environment(self, name: str, oid: str | None, event: Event) -> None:
+        record: Environment | None = self.loaded[oid] if oid is not None else None
+        row = None
+        if record is not None and oid is not None:
+            row = projection_ship.environment_row(record, ObjectId(oid), event)
+        self.environments[name] = row
+
+    def _ship(self, oid: ObjectId, event: Event) -> None:
+        record = self.loaded[oid]
+        if record is None or oid in self.known:
+            return
+        commit = getattr(record, "commit", None)
+        if commit is not None and not self._has_commit(commit, f"object '{oid}'"):
+            return
+        self.known.add(oid)
+        key = None if commit is None else self.commits[commit][0]
+        for table, row in projection_ship.rows_of(record, oid, event, key):
+            self._add(table, **row)
+
     def _commit(self, oid: ObjectId, event: Event) -> None:
         commit: Commit | None = self.loaded[oid]
         if commit is None or oid in self.commits:
@@ -231,7 +271,7 @@ class Projection:
         key, self.next_commit = self.next_commit, self.next_commit + 1
         generation = 1 + max((self.commits[p][1] for p in parents), default=0)
         self.commits[oid] = (key, generation)
-        stats = _stats(event, oid)
+        counts = stats(event, oid)
         self._add(
             models.CommitRecord,
             key=key,
@@ -244,12 +284,12 @@ class Projection:
             tool=commit.tool,
             run=commit.run,
             source=commit.source.kind if commit.source else None,
-            branch=_branch_of(event, oid),
+            branch=branch_of(event, oid),
             generation=generation,
             exact=int(not commit.errors),
             max_error=max(commit.errors.values(), default=None),
-            params=stats.get("params"),
-            stored_bytes=stats.get("stored"),
+            params=counts.get("params"),
+            stored_bytes=counts.get("stored"),
             event_number=event.number,
         )
         for position, parent in enumerate(parents):
@@ -261,6 +301,15 @@ class Projection:
             )
         for name, value in commit.labels.items():
             self._add(models.LabelRecord, commit_key=key, name=name, value=value)
+        for position, data in enumerate(commit.data):
+            self._add(
+                models.DataRecord,
+                commit_key=key,
+                position=position,
+                name=data.name,
+                size=data.size,
+                sha256=data.sha256,
+            )
 
     def _has_commit(self, oid: ObjectId, needed_by: str) -> bool:
         if oid in self.commits:
@@ -346,8 +395,14 @@ class Projection:
             models.CommitRecord,
             models.ParentRecord,
             models.LabelRecord,
+            models.DataRecord,
             models.TagRecord,
             models.MeasurementRecord,
+            models.DeploymentRecord,
+            models.RequestRecord,
+            models.ApprovalRecord,
+            models.VerdictRecord,
+            models.SignatureRecord,
         ):
             if rows := self.rows.get(table):
                 self.connection.execute(insert(table), rows)
@@ -357,7 +412,11 @@ class Projection:
             if value is not None
         ]
         self._replace(models.RefRecord, list(self.refs), refs)
-        self._replace(models.BaseRecord, list(self.bases), [r for r in self.bases.values() if r])
+        for named, found in (
+            (models.BaseRecord, self.bases),
+            (models.EnvironmentRecord, self.environments),
+        ):
+            self._replace(named, list(found), [row for row in found.values() if row])
         latest = models.LatestRecord
         if self.latest:
             self.connection.execute(
@@ -416,36 +475,3 @@ class Projection:
 def _chunks(values: list[str]) -> Iterator[list[str]]:
     for start in range(0, len(values), _IN_CHUNK):
         yield values[start : start + _IN_CHUNK]
-
-
-def _brought(event: Event) -> dict[str, list[ObjectId]]:
-    """Returns the ids that an event's detail says it brought."""
-    ids: dict[str, list[ObjectId]] = {}
-    for key in ("commits", "tags", "measurements"):
-        found = event.detail.get(key, [])
-        if not isinstance(found, list) or not all(
-            isinstance(oid, str) and is_object_id(oid) for oid in found
-        ):
-            raise AuditChainBroken(
-                f"event {event.number} names {key} that are no ids", number=event.number
-            )
-        ids[key] = list(dict.fromkeys(ObjectId(oid) for oid in found))
-    return ids
-
-
-def _stats(event: Event, oid: ObjectId) -> dict[str, int]:
-    """Returns the counts that an event gives for a commit; they are for show only."""
-    stats = event.detail.get("stats")
-    found = stats.get(oid) if isinstance(stats, dict) else None
-    if not isinstance(found, dict):
-        return {}
-    return {key: value for key, value in found.items() if type(value) is int}
-
-
-def _branch_of(event: Event, oid: ObjectId) -> str | None:
-    """Returns the branch that a commit was made on: the one moved to it, or the only one moved."""
-    moved = [c for c in event.refs if c.name.startswith(BRANCH) and c.after is not None]
-    here = [c for c in moved if c.after == oid]
-    if not here and len(moved) == 1:
-        here = moved
-    return here[0].name.removeprefix(BRANCH) if here else None

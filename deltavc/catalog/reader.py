@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from deltavc.catalog import ancestry, files
+from deltavc.catalog.reader_ship import ShipReader
 from deltavc.catalog.readonly import ReadOnly, Row
 from deltavc.catalog.rows import (
     BaseRow,
@@ -60,7 +61,7 @@ _BEST = {
 }
 
 
-class CatalogReader:
+class CatalogReader(ShipReader):
     """The catalog as those who ask see it; every method sees what was last committed.
 
     Args:

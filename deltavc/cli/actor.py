@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import subprocess
 from collections.abc import Mapping
 
 from deltavc.errors import UsageError
 
-__all__ = ["find_actor"]
+__all__ = ["find_actor", "login_name"]
 
 MAX_LENGTH = 200
 
@@ -62,12 +64,14 @@ def _ask_git() -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-def _login() -> str:
-    import getpass
-    import socket
-
+def login_name() -> str:
+    """Returns the operating system's user, as observed: no variable of the environment counts."""
     try:
-        user = getpass.getuser()
-    except (KeyError, OSError, ImportError):
-        user = "unknown"
-    return f"{user} <{user}@{socket.gethostname()}>"
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
+def _login() -> str:
+    user = login_name()
+    return f"{user} <{user}@{os.uname().nodename}>"

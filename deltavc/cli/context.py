@@ -229,6 +229,7 @@ class Context:
 
         Only a mutating verb finds out who acts: asking git for it takes a process.
         """
+        from deltavc.cli.actor import login_name
         from deltavc.repo.session import Session
 
         return Session(
@@ -236,6 +237,8 @@ class Context:
             clock=clock,
             threads=self.threads,
             progress=self.out.progress,
+            host=os.uname().nodename,
+            user=login_name(),
         )
 
     def actor(self) -> str:

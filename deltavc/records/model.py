@@ -37,6 +37,7 @@ __all__ = [
     "Manifest",
     "Measurement",
     "Recipe",
+    "Record",
     "RefChange",
     "Source",
     "Tag",
@@ -83,11 +84,11 @@ def split_series(name: str) -> tuple[str, str | None]:
     return name, None
 
 
-class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Common settings of all records."""
 
 
-class BaseTensor(_Record, frozen=True):
+class BaseTensor(Record, frozen=True):
     """One tensor of a base: what it is and the SHA-256 of its bytes as stored in the file."""
 
     dtype: str
@@ -95,13 +96,13 @@ class BaseTensor(_Record, frozen=True):
     sha256: str
 
 
-class Base(_Record, frozen=True):
+class Base(Record, frozen=True):
     """A frozen base model. Its object id is the base's fingerprint: it covers tensors only."""
 
     tensors: dict[str, BaseTensor]
 
 
-class FileInfo(_Record, frozen=True):
+class FileInfo(Record, frozen=True):
     """A file that goes with a model: its size and the SHA-256 of its bytes.
 
     ``blob`` is the id of the object that keeps the bytes, so that a version's
@@ -113,7 +114,7 @@ class FileInfo(_Record, frozen=True):
     blob: str = ""
 
 
-class BaseSource(_Record, frozen=True):
+class BaseSource(Record, frozen=True):
     """Where a base is and what else its folder holds; the value of a ``base:NAME`` ref.
 
     ``path`` is relative to the folder of the repository when the base lies
@@ -128,7 +129,7 @@ class BaseSource(_Record, frozen=True):
     copied: bool = False
 
 
-class Manifest(_Record, frozen=True):
+class Manifest(Record, frozen=True):
     """A model version as a vector over the base.
 
     Attributes:
@@ -154,7 +155,7 @@ class Manifest(_Record, frozen=True):
     attachments: dict[str, BlobId] = {}
 
 
-class Source(_Record, frozen=True):
+class Source(Record, frozen=True):
     """What a commit was read from: ``peft``, ``checkpoint``, ``base``, or a verb as ``revert``."""
 
     kind: str
@@ -162,7 +163,7 @@ class Source(_Record, frozen=True):
     bytes_read: int = 0
 
 
-class DataRef(_Record, frozen=True):
+class DataRef(Record, frozen=True):
     """Fingerprint of training data; the data itself is not kept."""
 
     name: str
@@ -170,7 +171,7 @@ class DataRef(_Record, frozen=True):
     sha256: str
 
 
-class Commit(_Record, frozen=True):
+class Commit(Record, frozen=True):
     """A recorded model version with its history.
 
     ``errors`` is empty for an exact commit; else it holds, per parameter, the
@@ -196,7 +197,7 @@ class Commit(_Record, frozen=True):
     recipe: ObjectId | None = None
 
 
-class Recipe(_Record, frozen=True):
+class Recipe(Record, frozen=True):
     """How a merge came about: done again from the parents, it gives the same manifest.
 
     Attributes:
@@ -223,7 +224,7 @@ class Recipe(_Record, frozen=True):
     facts: dict[str, dict[str, float | int | str]] = {}
 
 
-class Tag(_Record, frozen=True):
+class Tag(Record, frozen=True):
     """An annotated tag."""
 
     commit: CommitId
@@ -233,7 +234,7 @@ class Tag(_Record, frozen=True):
     message: str
 
 
-class Kpi(_Record, frozen=True):
+class Kpi(Record, frozen=True):
     """What a KPI is; the value of a ``kpi:NAME`` ref.
 
     Attributes:
@@ -255,7 +256,7 @@ class Kpi(_Record, frozen=True):
     description: str = ""
 
 
-class Gate(_Record, frozen=True):
+class Gate(Record, frozen=True):
     """Rules that must all hold, in the gate language; the value of a ``gate:NAME`` ref."""
 
     name: str
@@ -263,7 +264,7 @@ class Gate(_Record, frozen=True):
     description: str = ""
 
 
-class Measurement(_Record, frozen=True):
+class Measurement(Record, frozen=True):
     """An observed KPI value of a commit.
 
     Attributes:
@@ -303,13 +304,14 @@ class Measurement(_Record, frozen=True):
     reason: str | None = None
 
 
-class RefChange(_Record, frozen=True):
+class RefChange(Record, frozen=True):
     """One ref before and after an event; None where it did not or does not exist.
 
     Names: ``HEAD`` (value ``branch:NAME`` or a commit id), ``branch:NAME``
     (commit id; absent before the first commit), ``tag:NAME`` (commit or tag id),
     ``base:NAME`` (id of a :class:`BaseSource`), ``kpi:NAME`` (id of a :class:`Kpi`),
-    ``gate:NAME`` (id of a :class:`Gate`).
+    ``gate:NAME`` (id of a :class:`Gate`); of :mod:`deltavc.records.ship`: ``env:NAME``
+    (environment), ``serve:NAME`` (its deployment), ``marks:NAME`` (versions called bad).
     """
 
     name: str
@@ -317,7 +319,7 @@ class RefChange(_Record, frozen=True):
     after: str | None = None
 
 
-class Event(_Record, frozen=True):
+class Event(Record, frozen=True):
     """One line of the event log; its hash is the SHA-256 of its canonical bytes.
 
     Attributes:
@@ -333,6 +335,8 @@ class Event(_Record, frozen=True):
         undoes: Number of the event that this one takes back.
         redoes: Number of the event that this one does again.
         prev: Hash of the event before; 64 zeros for the first.
+        host: The machine, as observed; ``actor`` is what somebody calls themselves.
+        user: The operating system's user, as observed.
     """
 
     number: int
@@ -348,3 +352,5 @@ class Event(_Record, frozen=True):
     detail: dict[str, Any] = {}
     undoes: int | None = None
     redoes: int | None = None
+    host: str | None = None
+    user: str | None = None

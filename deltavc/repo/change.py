@@ -20,6 +20,7 @@ from deltavc.version import __version__
 
 if TYPE_CHECKING:
     from deltavc.repo.repository import Repository
+    from deltavc.repo.session import Session
 
 __all__ = ["TOOL", "Change", "apply_change"]
 
@@ -90,7 +91,7 @@ class Change:
             if self.state.refs.get(name) != value
         )
 
-    def draft(self, actor: str) -> Event | None:
+    def draft(self, session: Session) -> Event | None:
         """Returns the event without its place in the chain; None when nothing changes."""
         refs = self.ref_changes()
         if not refs and not self._objects:
@@ -98,7 +99,7 @@ class Change:
         return Event(
             number=0,
             time=self.time,
-            actor=actor,
+            actor=session.actor,
             command=self.command,
             summary=self.summary,
             prev=EventHash(""),
@@ -109,6 +110,8 @@ class Change:
             detail=self.detail,
             undoes=self.undoes,
             redoes=self.redoes,
+            host=session.host,
+            user=session.user,
         )
 
 
@@ -125,7 +128,7 @@ def apply_change(repo: Repository, command: str) -> Iterator[Change]:
         state = repo.state()
         change = Change(command, state, repo.session.clock())
         yield change
-        draft = change.draft(repo.session.actor)
+        draft = change.draft(repo.session)
         if draft is None:
             return
         head = repo.log.head()

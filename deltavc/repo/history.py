@@ -24,6 +24,14 @@ from deltavc.records.model import (
     Measurement,
     Tag,
 )
+from deltavc.records.ship import (
+    Approval,
+    Deployment,
+    Environment,
+    Marks,
+    Request,
+    Signature,
+)
 from deltavc.repo.results import CommitRow, LogRow, MeasurementRow, Shown
 from deltavc.repo.revisions import Range, parse_range, peel, resolve
 
@@ -36,13 +44,19 @@ if TYPE_CHECKING:
 __all__ = ["find_object", "log", "names_of", "raw", "show"]
 
 _RECORDS: dict[str, type[Any]] = {
+    "approval": Approval,
     "base": Base,
     "basesource": BaseSource,
     "commit": Commit,
+    "deployment": Deployment,
+    "environment": Environment,
     "gate": Gate,
     "kpi": Kpi,
     "manifest": Manifest,
+    "marks": Marks,
     "measurement": Measurement,
+    "request": Request,
+    "signature": Signature,
     "tag": Tag,
 }
 MIN_PREFIX = 4
