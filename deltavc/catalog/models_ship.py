@@ -60,7 +60,7 @@ class DeploymentRecord(Record):
     )
     id: Mapped[oid_unique]
     environment: Mapped[str]
-    commit_key: Mapped[commit_fk]
+    commit_key: Mapped[int | None] = mapped_column(big_integer, ForeignKey("commits.key"))
     action: Mapped[str]
     actor: Mapped[str]
     time: Mapped[utc_ms]

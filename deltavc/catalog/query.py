@@ -21,9 +21,9 @@ from typing import NamedTuple
 from deltavc.catalog import files
 from deltavc.catalog.errors import CatalogUnusable
 from deltavc.catalog.readonly import ReadOnly
-from deltavc.errors import QueryRefused
+from deltavc.errors import UsageError
 
-__all__ = ["LIMITS", "Answer", "Limits", "Value", "run"]
+__all__ = ["LIMITS", "Answer", "Limits", "Value", "query", "refused", "run"]
 
 Value = str | int | float | bytes | None
 
@@ -104,7 +104,7 @@ def run(
         The answer.
 
     Raises:
-        QueryRefused: It is no single SELECT, names what is not there, asks for what is
+        UsageError: It is no single SELECT, names what is not there, asks for what is
             not allowed, lacks a value, or takes too long.
         CatalogUnusable: The catalog cannot be read.
     """
@@ -135,7 +135,7 @@ def query(
         The answer.
 
     Raises:
-        QueryRefused: As in :func:`run`.
+        UsageError: As in :func:`run`.
         CatalogUnusable: The catalog cannot be read.
     """
     _check_text(sql)
@@ -145,22 +145,29 @@ def query(
             guard.close_gates()
             cursor = connection.execute(sql, dict(values))
             if cursor.description is None:
-                raise QueryRefused("the query asks for nothing: it is no SELECT")
+                raise refused("the query asks for nothing: it is no SELECT")
             columns = tuple(str(column[0]) for column in cursor.description)
             return Answer(columns, *_fetch(cursor, limits))
     except (sqlite3.Error, sqlite3.Warning, MemoryError, OverflowError, UnicodeError) as error:
         raise _refusal(error, guard, limits, path) from error
 
 
+def refused(message: str, *, hint: str = "", **context: object) -> UsageError:
+    """Returns the error for a query that is not run, or not to its end."""
+    return UsageError(
+        message, hint=hint or "see what there is: deltavc audit query --views", **context
+    )
+
+
 def _check_text(sql: str) -> None:
     if "\0" in sql:
-        raise QueryRefused("the query holds a NUL character")
+        raise refused("the query holds a NUL character")
     if not sql.strip():
-        raise QueryRefused("the query is empty")
+        raise refused("the query is empty")
     try:
         sql.encode("utf-8")
     except UnicodeError as error:
-        raise QueryRefused("the query is not valid text") from error
+        raise refused("the query is not valid text") from error
 
 
 def _fetch(cursor: sqlite3.Cursor, limits: Limits) -> tuple[list[tuple[Value, ...]], bool]:
@@ -237,28 +244,27 @@ def _little_memory(connection: sqlite3.Connection, most: int) -> Iterator[None]:
 
 def _refusal(
     error: BaseException, guard: _Guard, limits: Limits, path: Path
-) -> QueryRefused | CatalogUnusable:
+) -> UsageError | CatalogUnusable:
     """Returns what to say of a failure: whose fault it is, and what can be done."""
     if guard.late:
-        return QueryRefused(
+        return refused(
             f"the query took longer than {limits.seconds:g} s and was stopped",
             hint="narrow it, or give it more time: deltavc audit query --timeout SECONDS",
             seconds=limits.seconds,
         )
     if guard.denied:
-        return QueryRefused(
-            f"a query may only read views and tables, and {guard.denied} is not allowed",
-            hint="see what there is: deltavc audit query --views",
+        return refused(
+            f"a query may only read views and tables, and {guard.denied} is not allowed"
         )
     name = getattr(error, "sqlite_errorname", "") or ""
     if isinstance(error, MemoryError) or name.startswith(("SQLITE_NOMEM", "SQLITE_TOOBIG")):
-        return QueryRefused(
+        return refused(
             f"the query needs more than {limits.memory >> 20} MiB of memory", hint="narrow it"
         )
     mine = name in ("SQLITE_ERROR", "SQLITE_MISMATCH", "SQLITE_RANGE", "")
     if not mine:
         return files.unusable(error, path)
-    return QueryRefused(f"the query cannot be run: {_one_line(error)}")
+    return refused(f"the query cannot be run: {_one_line(error)}")
 
 
 def _one_line(error: BaseException) -> str:

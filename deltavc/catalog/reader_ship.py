@@ -18,7 +18,7 @@ _DEPLOYMENT = (
     " next.event_number, next.time, d.reason, d.gate_verdict, d.overridden, d.approvals,"
     " d.needed, d.request, d.promoted_from, d.previous, d.idempotency_key, d.folder, d.receipt,"
     " d.late"
-    " FROM deployments d JOIN commits c ON c.key = d.commit_key"
+    " FROM deployments d LEFT JOIN commits c ON c.key = d.commit_key"
     " LEFT JOIN deployments next ON next.event_number ="
     "  (SELECT min(n.event_number) FROM deployments n"
     "   WHERE n.environment = d.environment AND n.event_number > d.event_number)"
@@ -35,6 +35,8 @@ _USED = "(SELECT 1 FROM deployments d WHERE d.request = q.id)"
 class DeploymentRow(NamedTuple):
     """A deployment; ``until_event`` and ``until`` are those of the next in its environment.
 
+    ``commit`` is None where the environment went back to serving nothing.
+
     The fields are those of :class:`~deltavc.records.ship.Deployment`; ``number`` is its
     event's, which gives it its name.
     """
@@ -42,7 +44,7 @@ class DeploymentRow(NamedTuple):
     number: int
     id: DeploymentId
     environment: str
-    commit: CommitId
+    commit: CommitId | None
     action: str
     actor: str
     time: int

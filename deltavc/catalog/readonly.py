@@ -40,6 +40,11 @@ class ReadOnly:
                     raise
                 self._connection = self._connect(timeout, mode="ro&immutable=1")
 
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The connection itself, for those who guard it further."""
+        return self._connection
+
     def close(self) -> None:
         """Closes the file."""
         self._connection.close()

@@ -158,7 +158,7 @@ class Deployment(Record, frozen=True):
 
     Attributes:
         environment: Where.
-        commit: The version.
+        commit: The version; None where the environment went back to serving nothing.
         action: ``deploy``, ``promote`` or ``rollback``.
         actor: Who.
         time: When, by the clock of whoever did it.
@@ -177,7 +177,7 @@ class Deployment(Record, frozen=True):
     """
 
     environment: str
-    commit: CommitId
+    commit: CommitId | None
     action: str
     actor: str
     time: int

@@ -107,7 +107,7 @@ def _deployments() -> None:
     table = "deployments"
     _table(
         table,
-        "event_number big, id text, environment text, commit_key big, action text, actor text,"
+        "event_number big, id text, environment text, commit_key big?, action text, actor text,"
         "time big, previous text?, definition text, reason text?, gate_verdict text?,"
         "overridden int, evidence text?, request text?, approvals int, needed int,"
         "idempotency_key text?, promoted_from text?, folder text?, receipt text?, late int",
@@ -211,7 +211,7 @@ SELECT printf('d-%06d', d.event_number) AS deployment, d.event_number AS event, 
   d.idempotency_key AS key, c.author AS commit_author, c.message AS message, c.base AS base,
   d.folder AS folder, d.receipt AS receipt, d.late AS late
 FROM deployments d
-JOIN commits c ON c.key = d.commit_key
+LEFT JOIN commits c ON c.key = d.commit_key
 LEFT JOIN deployments next ON next.event_number =
   (SELECT min(n.event_number) FROM deployments n
    WHERE n.environment = d.environment AND n.event_number > d.event_number)""",
