@@ -19,10 +19,13 @@ are values, not exceptions.
     ├─ StateError                  MergeConflict 30, WorkspaceDirty 31, RefMoved 32,
     │                              NotFastForward 33, NothingToUndo 34
     ├─ PolicyError                 Protected 35, ApprovalMissing 36
-    ├─ IntegrityError              ObjectCorrupt 40, ObjectMissing 41, AuditChainBroken 42
+    ├─ IntegrityError              ObjectCorrupt 40, ObjectMissing 41, AuditChainBroken 42,
+    │                              SignatureInvalid 43
+    ├─ SigningFailed            44
     ├─ InputError                  UnsupportedFormat 45, UnsafeFile 46,
     │                              NonFiniteTensor 47, ShapeMismatch 48
     ├─ MissingExtra             60
+    ├─ HookFailed               61
     └─ InternalError            70
 
 This module imports nothing of the package.
@@ -41,6 +44,7 @@ __all__ = [
     "BaseUnavailable",
     "DeltavcError",
     "FormatTooNew",
+    "HookFailed",
     "InputError",
     "IntegrityError",
     "InternalError",
@@ -63,6 +67,8 @@ __all__ = [
     "RepositoryLocked",
     "RepositoryUnwritable",
     "ShapeMismatch",
+    "SignatureInvalid",
+    "SigningFailed",
     "StateError",
     "UnknownRevision",
     "UnsafeFile",
@@ -314,6 +320,22 @@ class AuditChainBroken(IntegrityError):
     default_hint = "see which entry: deltavc fsck"
 
 
+class SignatureInvalid(IntegrityError):
+    """A signature is not of this content, or not of a key that is believed."""
+
+    slug = "signature-invalid"
+    exit_code = 43
+    default_hint = "see who may sign: the file 'allowed_signers'"
+
+
+class SigningFailed(DeltavcError):
+    """The configured key cannot sign; nothing was recorded."""
+
+    slug = "signing-failed"
+    exit_code = 44
+    default_hint = "say which key signs: deltavc config set --user signing.key PATH"
+
+
 class InputError(DeltavcError):
     """Input that deltavc does not take."""
 
@@ -359,6 +381,14 @@ class MissingExtra(DeltavcError):
     slug = "extra-missing"
     exit_code = 60
     default_hint = 'pip install "deltavc[all]"'
+
+
+class HookFailed(DeltavcError):
+    """The command that an environment runs after a switch failed."""
+
+    slug = "hook-failed"
+    exit_code = 61
+    default_hint = "run the hook by hand to see what it says"
 
 
 class InternalError(DeltavcError):

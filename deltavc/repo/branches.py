@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deltavc.errors import NameTaken, NotFastForward, Protected, UnknownRevision, UsageError
+from deltavc.errors import (
+    NameTaken,
+    NotFastForward,
+    Protected,
+    SignatureInvalid,
+    UnknownRevision,
+    UsageError,
+)
+from deltavc.formats.files import shown
 from deltavc.ids import CommitId, ObjectId, check_name, short
 from deltavc.records import canonical
 from deltavc.records.model import Tag
+from deltavc.repo import signing
 from deltavc.repo.repository import HEAD, branch_ref, tag_ref
 from deltavc.repo.results import BranchRow
 from deltavc.repo.revisions import peel, resolve
@@ -27,6 +36,7 @@ __all__ = [
     "switch",
     "tag",
     "tags",
+    "verify_tag",
 ]
 
 
@@ -288,6 +298,7 @@ def tag(
     rev: str | None = None,
     *,
     message: str | None = None,
+    sign: bool = False,
     dry_run: bool = False,
 ) -> BranchRow:
     """Gives a commit a fixed name.
@@ -297,16 +308,21 @@ def tag(
         name: The tag.
         rev: The commit; default: HEAD.
         message: Makes an annotated tag.
+        sign: Sign it; it is then annotated, with an empty message for want of another.
         dry_run: Only check.
 
     Returns:
         The tag.
 
     Raises:
-        NameTaken: The tag exists and names something else.
+        NameTaken: The tag exists and names something else, or is not signed and was to be.
         InvalidName: The name may not be used.
+        SigningFailed: The key cannot sign; nothing is recorded.
     """
     check_name(name, "tag")
+    signed = signing.ready(repo, sign)
+    if signed and message is None:
+        message = ""
     with repo.change("tag") as change:
         state = change.state
         commit = resolve(repo, rev or HEAD, state)
@@ -317,6 +333,12 @@ def tag(
                 hint=f"delete it first: deltavc tag {name} --delete --reason TEXT",
                 name=name,
             )
+        if existing is not None and sign and not _is_signed(repo, existing):
+            raise NameTaken(
+                f"tag '{name}' exists and is not signed; tags do not change",
+                hint="sign under another name, or delete it first",
+                name=name,
+            )
         if existing is None and not dry_run:
             value: ObjectId = commit
             if message is not None:
@@ -324,6 +346,8 @@ def tag(
                 value = repo.put_record("tag", record)
                 change.note("tags", value)
                 change.touch(value)
+                if signed:
+                    signing.sign(repo, change, "tag", value, record)
             change.summary = f"tag {name} at {short(commit)}"
             change.set(tag_ref(name), value)
     return BranchRow(
@@ -332,6 +356,47 @@ def tag(
         subject=subject(repo.commit(commit).message),
         message=message,
         changed=existing is None,
+        signatures=change.signatures,
+    )
+
+
+def verify_tag(repo: Repository, name: str) -> BranchRow:
+    """Checks the signatures of a tag.
+
+    Args:
+        repo: The repository.
+        name: The tag.
+
+    Returns:
+        The tag with its signatures; without any where it is not signed.
+
+    Raises:
+        UnknownRevision: There is no such tag.
+        MissingExtra: OpenSSH is not installed.
+        SignatureInvalid: A signature is not good, or none could be checked.
+    """
+    value = repo.state().refs.get(tag_ref(name))
+    if value is None:
+        raise _no_tag(name)
+    oid = ObjectId(value)
+    commit = peel(repo, oid)
+    message, rows = None, []
+    if commit != oid:
+        record = canonical.decode(repo.store.get(oid, "tag"), Tag)
+        message, rows = record.message, signing.required(repo, oid, f"tag '{name}'")
+        if rows and record.name != name:
+            raise SignatureInvalid(
+                f"tag '{name}' stands at a tag that was signed as '{shown(record.name)}'",
+                object=oid,
+                name=record.name,
+            )
+    return BranchRow(
+        name=name,
+        commit=commit,
+        subject=subject(repo.commit(commit).message),
+        message=message,
+        changed=False,
+        signatures=rows,
     )
 
 
@@ -353,9 +418,7 @@ def delete_tag(repo: Repository, name: str, reason: str, *, dry_run: bool = Fals
     with repo.change("tag") as change:
         value = change.state.refs.get(tag_ref(name))
         if value is None:
-            raise UnknownRevision(
-                f"no tag is called '{name}'", hint="list the tags: deltavc tag", tag=name
-            )
+            raise _no_tag(name)
         if not dry_run:
             change.summary = f"delete tag {name}, was {short(value)}"
             change.reason = reason
@@ -363,6 +426,17 @@ def delete_tag(repo: Repository, name: str, reason: str, *, dry_run: bool = Fals
     commit = peel(repo, ObjectId(value))
     return BranchRow(
         name=name, commit=None, subject=subject(repo.commit(commit).message), before=commit
+    )
+
+
+def _is_signed(repo: Repository, value: str) -> bool:
+    oid = ObjectId(value)
+    return bool(repo.reader().signatures_of([oid])[oid])
+
+
+def _no_tag(name: str) -> UnknownRevision:
+    return UnknownRevision(
+        f"no tag is called '{name}'", hint="list the tags: deltavc tag", tag=name
     )
 
 

@@ -20,6 +20,7 @@ from deltavc.version import __version__
 
 if TYPE_CHECKING:
     from deltavc.repo.repository import Repository
+    from deltavc.repo.results import SignatureRow
     from deltavc.repo.session import Session
 
 __all__ = ["TOOL", "Change", "apply_change"]
@@ -37,6 +38,7 @@ class Change:
         summary: One line for people.
         reason: Why, where it was asked for.
         detail: Further plain values of the event.
+        signatures: The signatures that come with it.
         event: The event, once it is on disk; None when nothing changed.
     """
 
@@ -47,6 +49,7 @@ class Change:
         self.summary = command
         self.reason: str | None = None
         self.detail: dict[str, Any] = {}
+        self.signatures: list[SignatureRow] = []
         self.undoes: int | None = None
         self.redoes: int | None = None
         self.event: Event | None = None

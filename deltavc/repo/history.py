@@ -32,8 +32,10 @@ from deltavc.records.ship import (
     Request,
     Signature,
 )
-from deltavc.repo.results import CommitRow, LogRow, MeasurementRow, Shown
+from deltavc.repo.repository import tag_ref
+from deltavc.repo.results import CommitRow, LogRow, MeasurementRow, Shown, SignatureRow
 from deltavc.repo.revisions import Range, parse_range, peel, resolve
+from deltavc.repo.signing import SIGNED, signatures_of
 
 if TYPE_CHECKING:
     from deltavc.catalog.reader import CatalogReader
@@ -74,6 +76,7 @@ def log(
     author: str | None = None,
     since: int | None = None,
     until: int | None = None,
+    signatures: bool = False,
 ) -> list[LogRow]:
     """Returns revisions, newest first, a child before its parents.
 
@@ -88,6 +91,7 @@ def log(
         author: Only revisions whose author contains this text.
         since: Not before, in milliseconds.
         until: Not after, in milliseconds.
+        signatures: Also check the signatures: a process for each.
 
     Returns:
         The revisions.
@@ -107,6 +111,7 @@ def log(
             rows.append(row)
     measured = reader.latest([row.id for row in rows], list(kpis) or None)
     widths = _half_widths(repo, measured, kpis) if kpis else {}
+    signed = signatures_of(repo, [row.id for row in rows]) if signatures else {}
     return [
         LogRow(
             commit=row.id,
@@ -124,6 +129,7 @@ def log(
             parameters=row.params or 0,
             stored=row.stored_bytes or 0,
             half_widths=widths.get(row.id, {}),
+            signatures=signed.get(row.id, []) if signatures else None,
         )
         for row in rows
     ]
@@ -226,10 +232,11 @@ def show(repo: Repository, name: str = "HEAD", *, params: Sequence[str] = ()) ->
     if kind == "commit":
         commit = CommitId(oid)
         return Shown(kind=kind, id=oid, commit=_commit_row(repo, commit, params))
+    signed = signatures_of(repo, [oid]).get(oid, []) if kind in SIGNED else []
     body = repo.store.get(oid, kind)
     if kind in _RECORDS:
         record = canonical.decode(body, _RECORDS[kind])
-        return Shown(kind=kind, id=oid, value=msgspec.to_builtins(record))
+        return Shown(kind=kind, id=oid, value=msgspec.to_builtins(record), signatures=signed)
     if kind == "delta":
         header = bytes(body[: 1 << 20]).partition(b"\n")[0]
         return Shown(kind=kind, id=oid, value=msgspec.json.decode(header))
@@ -327,7 +334,17 @@ def _commit_row(repo: Repository, oid: CommitId, params: Sequence[str]) -> Commi
         recipe=None
         if record.recipe is None
         else msgspec.structs.asdict(repo.recipe(record.recipe)),
+        signatures=_signatures(repo, state, oid, tags),
     )
+
+
+def _signatures(
+    repo: Repository, state: State, oid: CommitId, tags: Sequence[str]
+) -> list[SignatureRow]:
+    """Returns the signatures of a commit and of the tags that name it."""
+    objects = [oid, *(ObjectId(state.refs[tag_ref(name)]) for name in tags)]
+    found = signatures_of(repo, dict.fromkeys(objects))
+    return [row for rows in found.values() for row in rows]
 
 
 def _catalog_row(reader: CatalogReader, oid: CommitId) -> CatalogRow | None:

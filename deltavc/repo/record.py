@@ -29,6 +29,7 @@ from deltavc.errors import (
 from deltavc.formats.files import kind_of, open_regular, shown
 from deltavc.ids import BaseId, CommitId, ManifestId, ObjectId, check_name
 from deltavc.records.model import Commit, DataRef, Measurement, Source, split_series
+from deltavc.repo import signing, workspace
 from deltavc.repo.change import TOOL, Change
 from deltavc.repo.encoding import (
     Encoding,
@@ -40,7 +41,7 @@ from deltavc.repo.encoding_adapter import encode_adapter
 from deltavc.repo.objects import ObjectSink
 from deltavc.repo.openbase import OpenBase, open_base
 from deltavc.repo.repository import HEAD, branch_ref
-from deltavc.repo.results import Committed
+from deltavc.repo.results import Committed, SignatureRow
 
 if TYPE_CHECKING:
     from deltavc.ledger.state import State
@@ -65,6 +66,7 @@ class About:
         errors: Measured relative errors of approximated parameters.
         contents: Parameters by kind.
         recipe: How a merge came about.
+        sign: Sign the commit, also where the settings do not say so.
     """
 
     message: str
@@ -76,6 +78,7 @@ class About:
     errors: Mapping[str, float] = field(default_factory=dict)
     contents: Mapping[str, int] = field(default_factory=dict)
     recipe: ObjectId | None = None
+    sign: bool = False
 
 
 def commit(
@@ -98,6 +101,7 @@ def commit(
     allow_pickle: bool = False,
     dry_run: bool = False,
     branch: str | None = None,
+    sign: bool = False,
 ) -> Committed:
     """Records what the model is.
 
@@ -126,6 +130,7 @@ def commit(
         dry_run: Report what would be stored; write nothing.
         branch: Record on this branch and leave HEAD where it is; a new one starts
             from HEAD. What is told of HEAD then holds for the branch.
+        sign: Sign the commit with the configured key.
 
     Returns:
         What was recorded; ``changed`` is False when HEAD holds it already.
@@ -134,6 +139,7 @@ def commit(
         UsageError: Options that do not go together.
         BaseMismatch: The source belongs to another base.
         RefMoved: HEAD moved, and the commit depends on where it stood.
+        SigningFailed: The key cannot sign; nothing is recorded.
     """
     started = time.monotonic()
     options = Options(effort, max_rank, rel_error, Selection(tuple(params), tuple(exclude)))
@@ -141,7 +147,9 @@ def commit(
     _check_values(kind, labels or {}, kpis or {})
     if branch is not None:
         check_name(branch, "branch")
+    signing.ready(repo, sign)
     where = _source(repo, source)
+    lay = workspace.held(repo, where) if where == repo.workspace else None
     state = repo.state()
     head = _tip(repo, state, branch)
     with ExitStack() as stack_of:
@@ -160,7 +168,9 @@ def commit(
             source=origin,
             errors=encoding.errors,
             contents=encoding.contents(),
+            sign=sign,
         )
+        signatures: list[SignatureRow] = []
         depends = stack or not options.selection.everything
         if dry_run or pack is None:
             oid, changed = None, head is None or repo.vector(head) != encoding.vector
@@ -175,8 +185,12 @@ def commit(
                     )
                 vector = encoding.vector
                 oid, changed = record_version(repo, change, sink, vector, about, branch=branch)
+                signatures = change.signatures
                 if sink.ids:  # also objects that HEAD needs and the store had lost
                     pack.finish()
+    if not dry_run and where == repo.workspace:
+        whole = origin.kind == "checkpoint" and options.selection.everything
+        workspace.retell(repo, where, lay, oid if whole and not encoding.errors else None)
     return Committed(
         commit=oid if changed else head,
         branch=branch if branch is not None else repo.head_branch(state),
@@ -196,6 +210,7 @@ def commit(
         seconds=time.monotonic() - started,
         dry_run=dry_run,
         ignored=encoding.ignored,
+        signature=signatures[0] if signatures else None,
     )
 
 
@@ -228,6 +243,7 @@ def record_version(
 
     Raises:
         RefMoved: HEAD stands somewhere else than expected.
+        SigningFailed: The key cannot sign.
     """
     head = _tip(repo, change.state, branch)
     if expected_head is not None and head != expected_head:
@@ -255,6 +271,8 @@ def record_version(
         recipe=about.recipe,
     )
     oid = CommitId(sink.record("commit", record))
+    if about.sign or repo.session.signing.always:
+        signing.sign(repo, change, "commit", oid, record, sink=sink)
     _measure(repo, change, sink, oid, about.kpis)
     onto = branch if branch is not None else repo.head_branch(change.state)
     change.set(HEAD if onto is None else branch_ref(onto), oid)

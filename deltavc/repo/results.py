@@ -32,6 +32,7 @@ __all__ = [
     "Merged",
     "OperationRow",
     "Shown",
+    "SignatureRow",
     "Status",
     "TensorDifference",
     "Undone",
@@ -96,6 +97,23 @@ class KindRow(_Result, frozen=True):
     rank_max: int | None = None
 
 
+class SignatureRow(_Result, frozen=True):
+    """A signature and what it is worth.
+
+    ``status`` is good, bad, unknown-key, revoked or unchecked, ``sentence`` says why for
+    all but good ones. ``key`` is the fingerprint.
+    """
+
+    id: str
+    object: str
+    kind: str
+    signer: str
+    key: str
+    time: int
+    status: str
+    sentence: str = ""
+
+
 class Committed(_Result, frozen=True):
     """What a commit recorded, or with ``dry_run`` would record."""
 
@@ -117,6 +135,7 @@ class Committed(_Result, frozen=True):
     seconds: float
     dry_run: bool = False
     ignored: list[str] = []
+    signature: SignatureRow | None = None
 
 
 class MergeConflictRow(_Result, frozen=True):
@@ -222,6 +241,7 @@ class LogRow(_Result, frozen=True):
     parameters: int
     stored: int
     half_widths: dict[str, float] = {}
+    signatures: list[SignatureRow] | None = None
 
 
 class CommitRow(_Result, frozen=True):
@@ -252,6 +272,7 @@ class CommitRow(_Result, frozen=True):
     tags: list[str]
     params: dict[str, dict[str, str]] | None = None
     recipe: dict[str, Any] | None = None
+    signatures: list[SignatureRow] = []
 
 
 class Shown(_Result, frozen=True):
@@ -261,6 +282,7 @@ class Shown(_Result, frozen=True):
     id: str
     commit: CommitRow | None = None
     value: Any = None
+    signatures: list[SignatureRow] = []
 
 
 class BranchRow(_Result, frozen=True):
@@ -273,6 +295,7 @@ class BranchRow(_Result, frozen=True):
     message: str | None = None
     before: str | None = None
     changed: bool = True
+    signatures: list[SignatureRow] = []
 
 
 class CheckedOut(_Result, frozen=True):
