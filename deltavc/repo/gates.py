@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from deltavc.catalog.rows import MeasurementRow as CatalogRow
     from deltavc.repo.repository import Repository
 
-__all__ = ["check", "define", "list_"]
+__all__ = ["check", "define", "list_", "policy_bytes"]
 
 
 def define(repo: Repository, gates: Sequence[Gate], *, dry_run: bool = False) -> list[GateRow]:
@@ -150,12 +150,16 @@ def _finder(repo: Repository, rows: dict[str, CatalogRow], policy: Policy) -> Fi
 
 
 def _policy_id(policy: Policy, gate: Gate) -> str:
-    """Returns the digest of all that decides: the gate and the definitions that it names."""
     from deltavc.codec.digest import sha256_hex
 
+    return sha256_hex(policy_bytes(policy, gate))
+
+
+def policy_bytes(policy: Policy, gate: Gate) -> bytes:
+    """Returns all that decides, the gate and the definitions that it names; its SHA-256 is told."""
     names = sorted({split_series(parse(rule).series)[0] for rule in gate.rules})
     kpis = [policy.kpis[name] for name in names if name in policy.kpis]
-    return sha256_hex(canonical.encode([gate, *kpis]))
+    return canonical.encode([gate, *kpis])
 
 
 def _rule_row(verdict: Verdict, new: dict[str, CatalogRow], old: dict[str, CatalogRow]) -> RuleRow:
