@@ -24,6 +24,7 @@ __all__ = ["SOURCES", "import_"]
 SOURCES = ("json", "trainer", "mlflow", "wandb")
 STATE = "trainer_state.json"
 SHOWN = 8
+DEPTH = 8  # of mappings within mappings
 
 
 def import_(
@@ -149,27 +150,37 @@ def _client(name: str) -> Any:
 def _mlflow(run: str) -> dict[str, float]:
     mlflow = _client("mlflow")
     try:
-        metrics = mlflow.MlflowClient().get_run(run).data.metrics
+        return _told(mlflow.MlflowClient().get_run(run).data.metrics)
     except Exception as error:  # the client's own errors, which are its private matter
         raise _unreachable("mlflow", run, error) from error
-    return _finite(metrics)
 
 
 def _wandb(run: str) -> dict[str, float]:
     wandb = _client("wandb")
     try:
-        summary = dict(wandb.Api().run(run).summary)
+        return _told(wandb.Api().run(run).summary)
     except Exception as error:  # likewise
         raise _unreachable("wandb", run, error) from error
-    return _finite(summary)
 
 
-def _finite(found: Mapping[str, Any]) -> dict[str, float]:
-    return {
-        str(name): float(value)
-        for name, value in found.items()
-        if type(value) in (int, float) and not math.isinf(value)
-    }
+def _told(found: Any, depth: int = 0) -> dict[str, float]:
+    """Returns the numbers of a client's mapping, those within mappings by dotted names.
+
+    The mappings of W&B are none of Python's and are read when asked for. It tells NaN as a
+    text, and histograms, tables and media as mappings with a type, which are no numbers.
+    """
+    numbers: dict[str, float] = {}
+    for name in found.keys():  # noqa: SIM118 - some clients' mappings can do no more
+        value = found[name]
+        if hasattr(value, "keys"):
+            if depth < DEPTH and "_type" not in value.keys():  # noqa: SIM118 - likewise
+                inner = _told(value, depth + 1)
+                numbers |= {f"{name}.{key}": number for key, number in inner.items()}
+        elif type(value) in (int, float) and not math.isinf(value):
+            numbers[str(name)] = float(value)
+        elif value == "NaN":
+            numbers[str(name)] = math.nan
+    return numbers
 
 
 def _unreachable(client: str, run: str, error: Exception) -> UnknownRevision:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -443,7 +444,10 @@ class TestImport:
             assert events(lab) == before
 
     @pytest.mark.parametrize("client", ["mlflow", "wandb"])
-    def test_a_client_that_is_not_installed(self, lab: Lab, client: str) -> None:
+    def test_a_client_that_is_not_installed(
+        self, lab: Lab, client: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, client, None)  # what Python does for a missing one
         with pytest.raises(MissingExtra, match=f"'{client}' is not installed") as caught:
             lab.repo.import_kpis("HEAD", f"{client}:run")
         assert caught.value.hint == f"pip install {client}"
