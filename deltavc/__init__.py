@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 from deltavc.version import __version__
 
 if TYPE_CHECKING:
-    from deltavc.api import Repository, init, open  # noqa: A004
+    from deltavc.api import Repository, Signing, init, open  # noqa: A004
 
-__all__ = ["Repository", "__version__", "init", "open"]
+__all__ = ["Repository", "Signing", "__version__", "init", "open"]
 
 
 def __getattr__(name: str) -> Any:
     """Imports the API on first use, so that the command line starts without it."""
-    if name in ("Repository", "init", "open"):
+    if name in ("Repository", "Signing", "init", "open"):
         from deltavc import api
 
         return getattr(api, name)

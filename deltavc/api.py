@@ -20,12 +20,13 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deltavc.api_measure import Measuring
 from deltavc.repo.repository import Repository as _Repository
-from deltavc.repo.session import Progress, Session, no_progress
+from deltavc.repo.session import Progress, Session, Signing, no_progress
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from deltavc.live.model import LiveModel
     from deltavc.repo import results
 
-__all__ = ["Repository", "init", "open"]
+__all__ = ["Repository", "Signing", "init", "open"]
 
 PathLike = str | os.PathLike[str]
 
@@ -43,7 +44,11 @@ def _clock() -> int:
 
 
 def _session(
-    actor: str | None, threads: int, progress: Progress | None, clock: Callable[[], int] | None
+    actor: str | None,
+    threads: int,
+    progress: Progress | None,
+    clock: Callable[[], int] | None,
+    signing: Signing | None,
 ) -> Session:
     if actor is None:
         actor = f"{getpass.getuser()} <{getpass.getuser()}@{socket.gethostname()}>"
@@ -52,6 +57,8 @@ def _session(
         clock or _clock,
         threads,
         progress or no_progress,
+        # OpenSSH needs PATH and where the agent is, as everybody's programs do.
+        signing=replace(signing or Signing(), environ=os.environ),
         host=socket.gethostname(),
         user=getpass.getuser(),
     )
@@ -64,6 +71,7 @@ def open(  # noqa: A001 - deltavc.open reads like the built-in that it stands fo
     threads: int = 2,
     progress: Progress | None = None,
     clock: Callable[[], int] | None = None,
+    signing: Signing | None = None,
 ) -> Repository:
     """Opens the repository at or above a folder.
 
@@ -73,6 +81,7 @@ def open(  # noqa: A001 - deltavc.open reads like the built-in that it stands fo
         threads: Worker threads.
         progress: Called with what is done, how much of it, and of how much.
         clock: Returns milliseconds since 1970, UTC; default: the system's clock.
+        signing: With which key to sign, and whose signatures count.
 
     Returns:
         The repository.
@@ -81,7 +90,7 @@ def open(  # noqa: A001 - deltavc.open reads like the built-in that it stands fo
         deltavc.errors.NotARepository: There is none.
         deltavc.errors.FormatTooNew: A newer deltavc wrote it.
     """
-    session = _session(actor, threads, progress, clock)
+    session = _session(actor, threads, progress, clock, signing)
     return Repository(_Repository.open(Path(path), session))
 
 
@@ -94,6 +103,7 @@ def init(
     actor: str | None = None,
     threads: int = 2,
     clock: Callable[[], int] | None = None,
+    signing: Signing | None = None,
 ) -> Repository:
     """Makes a repository in a folder, or opens the same one that is there.
 
@@ -105,6 +115,7 @@ def init(
         actor: Who acts.
         threads: Worker threads.
         clock: Returns milliseconds since 1970, UTC.
+        signing: With which key to sign, and whose signatures count.
 
     Returns:
         The repository.
@@ -114,7 +125,7 @@ def init(
     """
     from deltavc.repo.initialise import init as make
 
-    session = _session(actor, threads, None, clock)
+    session = _session(actor, threads, None, clock, signing)
     repo, _ = make(Path(path), session, workspace=workspace, branch=branch, bare=bare)
     return Repository(repo)
 
@@ -177,6 +188,7 @@ class Repository(Measuring):
         allow_pickle: bool = False,
         dry_run: bool = False,
         branch: str | None = None,
+        sign: bool = False,
     ) -> results.Committed:
         """Records what the model is; see :func:`deltavc.repo.record.commit`."""
         from deltavc.repo import record
@@ -200,6 +212,7 @@ class Repository(Measuring):
             allow_pickle=allow_pickle,
             dry_run=dry_run,
             branch=branch,
+            sign=sign,
         )
 
     def status(self, *, hash: bool = True) -> results.Status:  # noqa: A002 - the option's name
@@ -219,12 +232,16 @@ class Repository(Measuring):
     # history --------------------------------------------------------------
 
     def log(
-        self, revisions: str | None = None, *, limit: int | None = None
+        self,
+        revisions: str | None = None,
+        *,
+        limit: int | None = None,
+        signatures: bool = False,
     ) -> list[results.LogRow]:
         """Returns revisions, newest first."""
         from deltavc.repo import history
 
-        return history.log(self._repo, range_=revisions, limit=limit)
+        return history.log(self._repo, range_=revisions, limit=limit, signatures=signatures)
 
     def show(self, name: str = "HEAD") -> results.Shown:
         """Returns an object: a commit, tag, manifest, base, delta or operation."""
@@ -267,12 +284,23 @@ class Repository(Measuring):
         return branches.switch(self._repo, name, start=start)
 
     def tag(
-        self, name: str, rev: str | None = None, *, message: str | None = None
+        self,
+        name: str,
+        rev: str | None = None,
+        *,
+        message: str | None = None,
+        sign: bool = False,
     ) -> results.BranchRow:
         """Gives a commit a fixed name."""
         from deltavc.repo import branches
 
-        return branches.tag(self._repo, name, rev, message=message)
+        return branches.tag(self._repo, name, rev, message=message, sign=sign)
+
+    def verify_tag(self, name: str) -> results.BranchRow:
+        """Checks the signatures of a tag; see :func:`deltavc.repo.branches.verify_tag`."""
+        from deltavc.repo import branches
+
+        return branches.verify_tag(self._repo, name)
 
     def tags(self) -> list[results.BranchRow]:
         """Returns the tags."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from deltavc.cli.settings import Settings
     from deltavc.cli.verb import Verb
     from deltavc.repo.repository import Repository
-    from deltavc.repo.session import Session
+    from deltavc.repo.session import Session, Signing
 
 __all__ = ["Context", "clock", "make_output", "user_settings_file"]
 
@@ -237,9 +237,32 @@ class Context:
             clock=clock,
             threads=self.threads,
             progress=self.out.progress,
+            signing=self._signing(),
             host=os.uname().nodename,
             user=login_name(),
         )
+
+    def _signing(self) -> Signing:
+        from deltavc.repo.session import Signing
+
+        return Signing(
+            key=self._path("signing.key"),
+            always=bool(self.settings.get("signing.always")),
+            allowed_signers=self._path("signing.allowed_signers"),
+            revoked_keys=self._path("signing.revoked_keys"),
+            environ=os.environ,
+        )
+
+    def _path(self, key: str) -> Path | None:
+        """Returns a setting that is a path; ``~`` is the user's folder."""
+        text = self.settings.get(key)
+        try:
+            return Path(text).expanduser() if text else None
+        except RuntimeError as error:
+            raise UsageError(
+                f"'{text}' in setting '{key}' begins with the folder of an unknown user",
+                hint="write the whole path",
+            ) from error
 
     def actor(self) -> str:
         """Returns who acts, ``name <mail>``, for commits and the audit trail."""

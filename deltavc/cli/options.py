@@ -193,6 +193,11 @@ def reason(text: str = "Kept in the audit trail") -> Callable[[F], F]:
     return option("--reason", metavar="TEXT", help=text)
 
 
+def sign() -> Callable[[F], F]:
+    """Adds ``--sign``; the parameter is ``sign: bool``."""
+    return option("--sign", is_flag=True, help="Sign with the configured key")
+
+
 def since(text: str = "Not before") -> Callable[[F], F]:
     """Adds ``--since``; the parameter is ``since: int | None``, in milliseconds."""
     return option("--since", metavar="TIME", type=TIME, help=text)

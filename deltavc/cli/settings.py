@@ -58,6 +58,14 @@ SETTINGS: dict[str, Setting] = {
         "Worker threads; default: the processors there are", "count", environ="DELTAVC_THREADS"
     ),
     "workspace.path": Setting("Folder that checkout rebuilds and status watches", default="model"),
+    "signing.key": Setting("Key to sign with: a private one, or a public one that an agent has"),
+    "signing.always": Setting("Sign all commits, tags and approvals", "bool", False),
+    "signing.allowed_signers": Setting(
+        "File of those whose signatures count; default: allowed_signers in .deltavc, or beside it"
+    ),
+    "signing.revoked_keys": Setting(
+        "File of keys that count no more; default: revoked_keys in .deltavc, or beside it"
+    ),
     "core.bare": Setting("The repository has no workspace", "bool", False),
     "hints": Setting("hints.NAME = false silences the hint of that name", "bool", True),
 }

@@ -49,7 +49,7 @@ VERBS: dict[str, VerbRow] = {
     "branch": VerbRow("History", "List, create, rename, move or delete branches"),
     "switch": VerbRow("History", "Move HEAD without writing a model"),
     "checkout": VerbRow("History", "Rebuild a revision into files"),
-    "tag": VerbRow("History", "List, create or delete tags"),
+    "tag": VerbRow("History", "List, create, verify or delete tags"),
     "merge": VerbRow("History", "Bring other lines of adaptation into this one"),
     "revert": VerbRow("History", "Take revisions back with a new commit"),
     "cherry-pick": VerbRow("History", "Apply the change of other revisions here"),

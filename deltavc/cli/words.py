@@ -11,7 +11,7 @@ from deltavc.cli.terminal import cut, escape, visible_width
 
 if TYPE_CHECKING:
     from deltavc.cli.output import Output
-    from deltavc.repo.results import BaseInfo, Committed, KindRow, Undone
+    from deltavc.repo.results import BaseInfo, Committed, KindRow, SignatureRow, Undone
 
 __all__ = [
     "NARROWEST",
@@ -32,6 +32,9 @@ __all__ = [
     "ref_lines",
     "ref_name",
     "ref_words",
+    "signature_status",
+    "signature_words",
+    "signer_words",
     "subject",
     "sum_lines",
     "tell_undone",
@@ -246,6 +249,25 @@ def commit_lines(out: Output, done: Committed) -> Iterator[str]:
         )
     if done.measurements:
         yield f"  {kpi_words(done.measurements)} (no sample count given)"
+    if done.signature is not None:
+        yield f"  signed, {signer_words(out, done.signature)}"
+
+
+def signature_status(out: Output, row: SignatureRow) -> str:
+    """Returns what a signature is worth in a word or two: ``good``, ``unknown key``."""
+    style = {"good": "good", "bad": "bad", "revoked": "bad"}.get(row.status, "warn")
+    return out.style(row.status.replace("-", " "), style)
+
+
+def signature_words(out: Output, row: SignatureRow) -> str:
+    """Returns what a signature is worth, whose it is, and why."""
+    reason = f": {out.foreign(row.sentence)}" if row.sentence else ""
+    return f"{signature_status(out, row)}, {signer_words(out, row)}{reason}"
+
+
+def signer_words(out: Output, row: SignatureRow) -> str:
+    """Returns who signed, and with which key."""
+    return out.foreign(f"{row.signer} {row.key}".strip() or "by nobody known")
 
 
 def sum_lines(out: Output, done: Committed) -> Iterator[str]:

@@ -333,7 +333,7 @@ def tag(
                 hint=f"delete it first: deltavc tag {name} --delete --reason TEXT",
                 name=name,
             )
-        if existing is not None and sign and not _is_signed(repo, existing):
+        if existing is not None and sign and not _is_signed(repo, existing, commit):
             raise NameTaken(
                 f"tag '{name}' exists and is not signed; tags do not change",
                 hint="sign under another name, or delete it first",
@@ -429,9 +429,10 @@ def delete_tag(repo: Repository, name: str, reason: str, *, dry_run: bool = Fals
     )
 
 
-def _is_signed(repo: Repository, value: str) -> bool:
+def _is_signed(repo: Repository, value: str, commit: CommitId) -> bool:
+    """Tells whether a tag is signed; a plain one stands at the commit itself and is not."""
     oid = ObjectId(value)
-    return bool(repo.reader().signatures_of([oid])[oid])
+    return oid != commit and bool(repo.reader().signatures_of([oid])[oid])
 
 
 def _no_tag(name: str) -> UnknownRevision:

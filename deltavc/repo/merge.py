@@ -20,6 +20,7 @@ from deltavc.delta.vector import FILE, Vector
 from deltavc.errors import BaseMismatch, MergeConflict, NotFastForward, RefMoved, UsageError
 from deltavc.ids import CommitId, ManifestId, short
 from deltavc.records.model import Commit, Recipe, Source
+from deltavc.repo import signing
 from deltavc.repo.merge_base import common_ancestors, independent, merge_base_vector
 from deltavc.repo.merge_decide import CHANGED, Decider, Decision
 from deltavc.repo.merge_settings import Settings, read_settings, settings_of
@@ -100,6 +101,7 @@ def merge(
             others=list(others),
         )
     settings.check(1 + len(others))
+    signing.ready(repo)
     how = settings.pick or (settings.strategy.name if settings.strategy else "")
     text = f"merge {', '.join(named[oid] for oid in others)}" + (f" with {how}" if how else "")
     return case.merge(message or text, [named[oid] for oid in others])

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SIGNED",
+    "in_use",
     "principal",
     "ready",
     "required",
@@ -92,6 +93,17 @@ def principal(actor: str) -> str:
     name, bracket, rest = actor.rpartition("<")
     mail = rest.removesuffix(">").strip()
     return mail if bracket and rest.endswith(">") and mail else actor.strip() or name.strip()
+
+
+def in_use(repo: Repository) -> bool:
+    """Tells whether signatures matter here: whoever may sign is named, or all is signed."""
+    settings = repo.session.signing
+    if settings.always or settings.allowed_signers is not None:
+        return True
+    try:
+        return trust(repo).allowed is not None
+    except RepositoryError:
+        return True
 
 
 def trust(repo: Repository) -> Trust:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     exit_codes={
         1: "nothing changed, with --fail-if-unchanged",
         25: "the source belongs to another base",
+        44: "the key cannot sign; nothing was recorded",
         46: "the source is a pickle, or malformed",
     },
 )
@@ -87,6 +88,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Read a pickled checkpoint with torch's weights-only loader",
 )
+@options.sign()
 @click.option(
     "--fail-if-unchanged", is_flag=True, help="Exit 1 instead of 0 when HEAD already holds this"
 )
@@ -109,6 +111,7 @@ def command(
     kpis: tuple[tuple[str, str], ...],
     run: str | None,
     allow_pickle: bool,
+    sign: bool,
     fail_if_unchanged: bool,
     dry_run: bool,
 ) -> int:
@@ -137,11 +140,14 @@ def command(
         kpis={name: _value(name, text) for name, text in kpis},
         run=run,
         allow_pickle=allow_pickle,
+        sign=sign,
         dry_run=dry_run,
     )
     ctx.out.changed(done.changed, dry_run=dry_run)
     lines = plan_lines if dry_run else commit_lines
     ctx.out.data(done, human=lambda: lines(ctx.out, done), ids=[done.commit] if done.commit else [])
+    if sign and not done.changed:
+        ctx.out.warn("nothing was recorded, so nothing was signed")
     if done.ignored:
         shown = ", ".join(done.ignored[:5]) + (" …" if len(done.ignored) > 5 else "")
         ctx.out.note(f"left out of the commit: {shown}")

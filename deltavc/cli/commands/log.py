@@ -11,7 +11,7 @@ from deltavc.cli import options
 from deltavc.cli.graph import Node, draw
 from deltavc.cli.tables import Column
 from deltavc.cli.verb import argument, verb
-from deltavc.cli.words import aligned, kpi_words, subject, who
+from deltavc.cli.words import aligned, kpi_words, signature_status, subject, who
 from deltavc.errors import UnknownRevision
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         "deltavc log -k accuracy",
         "deltavc log --all --since '14 days ago'",
         "deltavc log main..german --format md",
+        "deltavc log --show-signature",
     ],
     see=["revisions"],
 )
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 @click.option("--author", metavar="TEXT", help="Only by this author")
 @options.since()
 @options.until()
+@click.option("--show-signature", "signatures", is_flag=True, help="Check the signatures")
 def command(
     ctx: Context,
     range_: str | None,
@@ -55,6 +57,7 @@ def command(
     author: str | None,
     since: int | None,
     until: int | None,
+    signatures: bool,
 ) -> None:
     """List revisions, newest first.
 
@@ -76,6 +79,7 @@ def command(
             author=author,
             since=since,
             until=until,
+            signatures=signatures,
         )
     except UnknownRevision:
         if range_ is not None or repo.head_commit(repo.state()) is not None:
@@ -91,7 +95,8 @@ def command(
 
 def _tell(out: Output, rows: Sequence[LogRow], kpis: Sequence[str], *, draws: bool) -> None:
     if not (out.is_human or out.is_document or out.manners.quiet):
-        out.table(_columns(kpis), (_flat(row, kpis) for row in rows))
+        checked = any(row.signatures is not None for row in rows)
+        out.table(_columns(kpis, checked=checked), (_flat(row, kpis) for row in rows))
         return
     none = ["No revisions."]
     out.data(
@@ -101,7 +106,7 @@ def _tell(out: Output, rows: Sequence[LogRow], kpis: Sequence[str], *, draws: bo
     )
 
 
-def _columns(kpis: Sequence[str]) -> list[Column]:
+def _columns(kpis: Sequence[str], *, checked: bool) -> list[Column]:
     return [
         Column("commit", "id"),
         Column("branches"),
@@ -110,6 +115,7 @@ def _columns(kpis: Sequence[str]) -> list[Column]:
         Column("author"),
         Column("subject"),
         Column("precision"),
+        *([Column("signatures")] if checked else []),
         *(Column(kpi) for kpi in kpis),
     ]
 
@@ -128,6 +134,7 @@ def _flat(row: LogRow, kpis: Sequence[str]) -> dict[str, Any]:
         "author": who(row.author),
         "subject": subject(row.message),
         "precision": "exact" if row.exact else "approximate",
+        "signatures": [f"{one.status} {one.signer}" for one in row.signatures or ()],
     }
 
 
@@ -168,5 +175,14 @@ def _cells(out: Output, row: LogRow, prefix: str, kpis: Sequence[str]) -> list[s
         out.foreign(who(row.author)),
         out.foreign(subject(row.message)),
         "" if row.exact else out.style("approximate", "warn"),
+        _signed(out, row),
         kpi_words(measured, row.half_widths),
     ]
+
+
+def _signed(out: Output, row: LogRow) -> str:
+    """Returns what the signatures are worth, where they were checked."""
+    if row.signatures is None:
+        return ""
+    words = (f"{signature_status(out, one)} {out.foreign(one.signer)}" for one in row.signatures)
+    return ", ".join(words) or "not signed"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,13 +10,21 @@ import click
 from deltavc.cli import options, units
 from deltavc.cli.tables import Column, human_lines
 from deltavc.cli.verb import argument, verb
-from deltavc.cli.words import SHOWN, aligned, exactness, number, operation_lines, plural
+from deltavc.cli.words import (
+    SHOWN,
+    aligned,
+    exactness,
+    number,
+    operation_lines,
+    plural,
+    signature_words,
+)
 from deltavc.errors import UsageError
 
 if TYPE_CHECKING:
     from deltavc.cli.context import Context
     from deltavc.cli.output import Output
-    from deltavc.repo.results import CommitRow, Shown
+    from deltavc.repo.results import CommitRow, Shown, SignatureRow
 
 MOST = 20
 """Fields of one level that people see of an object other than a commit."""
@@ -37,7 +45,7 @@ MOST = 20
 @options.param()
 def command(ctx: Context, name: str, raw: bool, params: tuple[str, ...]) -> None:
     """Show one object."""
-    from deltavc.repo import history
+    from deltavc.repo import history, signing
 
     repo = ctx.open_repository()
     if raw:
@@ -46,17 +54,31 @@ def command(ctx: Context, name: str, raw: bool, params: tuple[str, ...]) -> None
         ctx.out.raw(history.raw(repo, name))
         return
     shown = history.show(repo, name, params=params)
-    ctx.out.data(shown, human=lambda: _lines(ctx.out, shown), ids=[shown.id])
+    signs = signing.in_use(repo)
+    ctx.out.data(shown, human=lambda: _lines(ctx.out, shown, signs=signs), ids=[shown.id])
 
 
-def _lines(out: Output, shown: Shown) -> Iterator[str]:
+def _lines(out: Output, shown: Shown, *, signs: bool) -> Iterator[str]:
     if shown.commit is not None:
-        yield from _commit(out, shown.commit)
+        yield from _commit(out, shown.commit, signs=signs)
     elif shown.kind == "operation":
         yield from operation_lines(out, shown.value)
     else:
         yield f"{shown.kind.ljust(9)} {out.style(shown.id, 'id')}"
         yield from _plain_lines(shown.value)
+        if shown.kind in ("tag", "approval"):
+            yield from _signatures(out, shown.signatures, shown.kind, signs=signs)
+
+
+def _signatures(
+    out: Output, rows: Sequence[SignatureRow], kind: str, *, signs: bool
+) -> Iterator[str]:
+    """Yields what signatures are worth; that there is none only where signing is in use."""
+    for row in rows:
+        of = f"{row.kind} " if row.kind != kind else ""
+        yield f"signature {of}{signature_words(out, row)}"
+    if signs and not any(row.kind == kind for row in rows):
+        yield "signature none"
 
 
 def _plain_lines(value: Any, indent: str = "") -> Iterator[str]:
@@ -77,7 +99,7 @@ def _plain_lines(value: Any, indent: str = "") -> Iterator[str]:
         yield f"{indent}... {units.count(len(items) - MOST)} more (--json lists all)"
 
 
-def _commit(out: Output, row: CommitRow) -> Iterator[str]:
+def _commit(out: Output, row: CommitRow, *, signs: bool) -> Iterator[str]:
     rows = [("commit", out.style(row.commit, "id"))]
     rows += [("parent", f"{out.id(p['commit'])}  {out.foreign(p['subject'])}") for p in row.parents]
     rows.append(("base", f"{out.foreign(row.base_name or '')} {out.id(row.base)}"))
@@ -98,6 +120,7 @@ def _commit(out: Output, row: CommitRow) -> Iterator[str]:
         rows += [("merged", line) for line in _recipe(out, row.recipe)]
     for key, text in rows:
         yield f"{key.ljust(9)} {text}"
+    yield from _signatures(out, row.signatures, "commit", signs=signs)
     yield ""
     yield from ("    " + line if line else "" for line in row.message.split("\n"))
     yield ""
