@@ -369,8 +369,9 @@ class Repository(Measuring):
         card: bool = False,
         verify: bool = False,
         force: bool = False,
+        digests: bool = False,
     ) -> results.CheckedOut:
-        """Rebuilds a revision into a folder."""
+        """Rebuilds a revision into a folder, with a receipt that says which one it is."""
         from deltavc.repo import checkout
 
         return checkout.checkout(
@@ -386,6 +387,7 @@ class Repository(Measuring):
             card=card,
             verify=verify,
             force=force,
+            digests=digests,
         )
 
     def load(

@@ -23,6 +23,7 @@ from deltavc.formats.pickles import PICKLE_SUFFIXES, PickledFile, is_pickle, ref
 from deltavc.formats.safetensors import SafetensorsFile, TensorEntry
 from deltavc.formats.ties import find_ties
 from deltavc.records.canonical import loads_strict
+from deltavc.records.receipt import MAX_BYTES, RECEIPT_FILE, is_receipt
 
 __all__ = ["Checkpoint", "WeightsFile", "open_checkpoint"]
 
@@ -337,7 +338,11 @@ def _companions(
         if name in weights or (not folder and last.endswith((SAFETENSORS + INDEX, ".bin" + INDEX))):
             continue
         reason = None
-        if last.lower().endswith(FOREIGN_WEIGHTS) or (last.endswith(SAFETENSORS) and not folder):
+        if name == RECEIPT_FILE:
+            if _size(path) <= MAX_BYTES and is_receipt(read_small(path, max_bytes=MAX_BYTES)):
+                continue  # our own, of the version that was written here
+            reason = "the name of deltavc's receipt"
+        elif last.lower().endswith(FOREIGN_WEIGHTS) or (last.endswith(SAFETENSORS) and not folder):
             reason = "other weights"
         elif last.lower().endswith(PICKLE_SUFFIXES):
             # A module of sentence-transformers in its own folder may have no other form.

@@ -6,12 +6,13 @@ is not atomic, but it can be done again: each tensor is a pure function of the
 base and a commit. So the order is
 
 1. a journal, flushed: which folder goes from what to what, which tensors;
-2. the weights get a hidden name, so that nobody opens a half-written file;
+2. the seal, which says what the folder is, and the weights get a hidden name, so
+   that nobody believes the one or opens a half-written one of the others;
 3. the tensors are computed or copied into place, the other files replaced;
-4. the weights get their name back, and the journal is removed.
+4. the weights get their name back, the seal is made anew, and the journal is removed.
 
 A journal that is found (:func:`read_journal`) says that step 4 was not
-reached. The caller calls :func:`update_folder` again, towards either version:
+done. The caller calls :func:`update_folder` again, towards either version:
 what the journal names is written again as well. Why, and what other processes
 see meanwhile, is told in ``docs/adr/0005-workspace-in-place.md``.
 """
@@ -39,11 +40,12 @@ from deltavc.formats.writer_plan import (
     Copied,
     FolderPlan,
     PlannedFile,
+    Seal,
     check_name,
     check_plan,
     layout,
 )
-from deltavc.formats.writer_stage import sync_folder, sync_tree
+from deltavc.formats.writer_stage import sync_file, sync_folder, sync_tree
 from deltavc.records import canonical
 
 __all__ = ["Journal", "clear_journal", "read_journal", "update_folder", "why_not_in_place"]
@@ -158,6 +160,13 @@ def _linked(target: Path, names: Collection[str]) -> str | None:
     return None
 
 
+def _unsealable(target: Path, seal: Seal) -> str | None:
+    """Says why a seal cannot be taken away and made anew."""
+    if (target / seal.name).is_dir() and not (target / seal.name).is_symlink():
+        return f"'{seal.name}' is a folder"
+    return _linked(target, {seal.name})
+
+
 def _reads(planned: PlannedFile, target: os.stat_result) -> bool:
     """Tells whether a planned file copies from the very file that it would change."""
     paths = {t.source.path for t in planned.tensors if isinstance(t.source, Copied)}
@@ -190,6 +199,7 @@ def update_folder(
     after: str,
     files: Mapping[str, Path | bytes] | None = None,
     removed: Collection[str] = (),
+    seal: Seal | None = None,
     threads: int = 2,
     progress: Callable[[int], None] | None = None,
     durable: bool = False,
@@ -208,6 +218,7 @@ def update_folder(
         after: What it is to hold.
         files: Other files to write, or to replace.
         removed: Other files to remove.
+        seal: The file that is taken away first and made last.
         threads: Workers.
         progress: Is told the number of bytes of weights finished since the last call.
         durable: Flush the folder to disk before the journal is removed. Without it a
@@ -225,11 +236,12 @@ def update_folder(
     """
     files = files or {}
     target = Path(os.path.abspath(target))  # noqa: PTH100 - resolve() would follow links
-    check_plan(FolderPlan(weights, files))
+    check_plan(FolderPlan(weights, files, seal))
     with _locked(target):
         cut_off = read_journal(journal)
         todo = _with_cut_off(target, cut_off, changed, {*files, *removed})
         reason = why_not_in_place(target, weights, todo) or _linked(target, {*files, *removed})
+        reason = reason or (_unsealable(target, seal) if seal is not None else None)
         if cut_off is None:
             lost = [name for name in todo if os.path.lexists(_hidden(target / name))]
             reason = f"'{lost[0]}' was hidden by a switch without a journal" if lost else reason
@@ -243,10 +255,12 @@ def update_folder(
         record = Journal(str(target), before, after, names, sorted({*files, *removed}))
         planned = [file for file in weights if file.name in todo]
         try:
-            return _switch(target, planned, record, journal, files, threads, progress, durable)
+            return _switch(
+                target, planned, record, journal, files, seal, threads, progress, durable
+            )
         except _Untouched as untouched:
             if cut_off is None:
-                _give_up(target, planned, journal)
+                _give_up(target, planned, seal, journal)
             raise untouched.cause from untouched.cause.__cause__
 
 
@@ -289,6 +303,7 @@ def _switch(
     record: Journal,
     journal: Path,
     files: Mapping[str, Path | bytes],
+    seal: Seal | None,
     threads: int,
     progress: Callable[[int], None] | None,
     durable: bool,
@@ -296,6 +311,8 @@ def _switch(
     written, work, parts = Written(target), Work(), {}
     try:
         write_journal(journal, record)
+        if seal is not None:
+            _hide(target / seal.name)
         with contextlib.ExitStack() as closing:
             for planned in weights:
                 hidden = _hide(target / planned.name)
@@ -317,6 +334,8 @@ def _switch(
             sync_tree(target)
         for planned in weights:
             _hidden(target / planned.name).rename(target / planned.name)
+        if seal is not None:
+            _replace(target / seal.name, seal.content(target), written, seal.name, durable=durable)
         if durable:
             for folder in {(target / planned.name).parent for planned in weights} | {target}:
                 sync_folder(folder)
@@ -368,15 +387,21 @@ def _hide(path: Path) -> Path:
     return hidden
 
 
-def _give_up(target: Path, weights: Sequence[PlannedFile], journal: Path) -> None:
+def _give_up(
+    target: Path, weights: Sequence[PlannedFile], seal: Seal | None, journal: Path
+) -> None:
     """Takes a switch back that has not written a byte yet."""
     with contextlib.suppress(OSError, RepositoryUnwritable):
         for planned in weights:
             _hidden(target / planned.name).rename(target / planned.name)
+        if seal is not None and os.path.lexists(_hidden(target / seal.name)):
+            _hidden(target / seal.name).rename(target / seal.name)
         clear_journal(journal)
 
 
-def _replace(path: Path, content: Path | bytes | None, written: Written, name: str) -> None:
+def _replace(
+    path: Path, content: Path | bytes | None, written: Written, name: str, *, durable: bool = False
+) -> None:
     """Replaces another file of the folder, written beside, or removes it."""
     if content is None:
         path.unlink(missing_ok=True)
@@ -385,6 +410,8 @@ def _replace(path: Path, content: Path | bytes | None, written: Written, name: s
     beside.unlink(missing_ok=True)  # of a switch that was cut off
     try:
         written.sizes[name] = put_file(beside, content)
+        if durable:
+            sync_file(beside)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from deltavc.delta.kinds import Delta
 from deltavc.delta.tensor import Tensor
 from deltavc.formats.peft_config import tokens_of
 from deltavc.formats.writer import Written, write_folder
-from deltavc.formats.writer_plan import FolderPlan, Held, Planned, PlannedFile
+from deltavc.formats.writer_plan import FolderPlan, Held, Planned, PlannedFile, Seal
 
 __all__ = [
     "CONFIG_FILE",
@@ -61,6 +61,7 @@ def write_found(
     *,
     base_name: str | None = None,
     files: Mapping[str, Path | bytes] | None = None,
+    seal: Seal | None = None,
     replace: bool = False,
 ) -> WrittenAdapter:
     """Writes an adapter of any kind as it came in.
@@ -71,6 +72,7 @@ def write_found(
         weights: Its tensors by key, or its weights file as it was.
         base_name: ``base_model_name_or_path``; without it the config's own stays.
         files: Other files of the folder: README.
+        seal: The file that is made last.
         replace: Take the place of a folder that is there.
 
     Returns:
@@ -85,10 +87,10 @@ def write_found(
     if isinstance(weights, bytes):
         kept = {**(files or {}), WEIGHTS_FILE: weights, CONFIG_FILE: text}
         header = json.loads(weights[8 : 8 + int.from_bytes(weights[:8], "little")])
-        plan, count = FolderPlan([], kept), len(header.keys() - {"__metadata__"})
+        plan, count = FolderPlan([], kept, seal), len(header.keys() - {"__metadata__"})
     else:
         kept = {**(files or {}), CONFIG_FILE: text}
-        plan, count = FolderPlan([planned_weights(weights)], kept), len(weights)
+        plan, count = FolderPlan([planned_weights(weights)], kept, seal), len(weights)
     done = write_folder(target, plan, durable=False, replace=replace)
     return WrittenAdapter(**vars(done), config=made, count=count)
 

@@ -30,7 +30,7 @@ from deltavc.formats.peft_found import (
 from deltavc.formats.peft_match import own_name
 from deltavc.formats.writer import write_folder
 from deltavc.formats.writer_lora import LoraLayer, as_found, combine
-from deltavc.formats.writer_plan import FolderPlan
+from deltavc.formats.writer_plan import FolderPlan, Seal
 
 __all__ = ["Adapter", "WrittenAdapter", "build_adapter", "write_adapter"]
 
@@ -68,6 +68,7 @@ def write_adapter(
     base_name: str | None = None,
     embeddings: Collection[str] = (),
     files: Mapping[str, Path | bytes] | None = None,
+    seal: Seal | None = None,
     rounded: bool = False,
     split: bool = False,
     durable: bool = False,
@@ -87,6 +88,7 @@ def write_adapter(
         base_name: See there.
         embeddings: See there.
         files: Other files of the folder: README, tokenizer.
+        seal: The file that is made last.
         rounded: See there.
         split: See there.
         durable: Flush to disk before the folder takes its place.
@@ -115,7 +117,7 @@ def write_adapter(
     )
     weights = planned_weights(adapter.tensors)
     text = json.dumps(adapter.config, indent=2, sort_keys=True).encode()
-    plan = FolderPlan([weights], {**(files or {}), CONFIG_FILE: text})
+    plan = FolderPlan([weights], {**(files or {}), CONFIG_FILE: text}, seal)
     done = write_folder(target, plan, durable=durable, replace=replace)
     return WrittenAdapter(**vars(done), config=adapter.config, rounded=adapter.rounded)
 

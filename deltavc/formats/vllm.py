@@ -32,13 +32,12 @@ from deltavc.delta.truncate import truncate
 from deltavc.errors import NonFiniteTensor, ShapeMismatch, UnsupportedFormat, UsageError
 from deltavc.formats.writer import Written, write_folder
 from deltavc.formats.writer_lora import LoraLayer, fold
-from deltavc.formats.writer_plan import FolderPlan, Held, Planned, PlannedFile, layout
+from deltavc.formats.writer_plan import FolderPlan, Held, Planned, PlannedFile, Seal, layout
 
-__all__ = ["CARD", "MAX_RANKS", "VllmAdapter", "WrittenVllm", "build_vllm", "refuse", "write_vllm"]
+__all__ = ["MAX_RANKS", "VllmAdapter", "WrittenVllm", "build_vllm", "refuse", "write_vllm"]
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
-CARD = "deltavc.json"
 KEY_PREFIX = "base_model.model."
 SHOWN = 5
 MAX_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -168,19 +167,17 @@ def write_vllm(
     target: Path,
     adapter: VllmAdapter,
     *,
-    revision: str,
-    base: str,
     files: Mapping[str, bytes] | None = None,
+    seal: Seal | None = None,
     replace: bool = False,
 ) -> WrittenVllm:
-    """Writes an adapter as a folder, with ``deltavc.json`` that says what it is.
+    """Writes an adapter as a folder.
 
     Args:
         target: The folder that is to be.
         adapter: The adapter.
-        revision: The commit.
-        base: Fingerprint of the base.
         files: Other files of the folder.
+        seal: The file that is made last, and says what the folder is.
         replace: Take the place of a folder that is there.
 
     Returns:
@@ -200,19 +197,7 @@ def write_vllm(
         CONFIG_FILE: hashlib.sha256(config).hexdigest(),
         WEIGHTS_FILE: _sha256(weights, adapter.tensors),
     }
-    card = {
-        "revision": revision,
-        "base": base,
-        "base_model_name_or_path": adapter.config["base_model_name_or_path"],
-        "rank": adapter.rank,
-        "max_lora_rank": adapter.server_rank,
-        "exact": not adapter.rounded and not adapter.lost,
-        "rounded": list(adapter.rounded),
-        "energy_lost": {"total": adapter.lost_total, "parameters": dict(adapter.lost)},
-        "sha256": sums,
-    }
-    text = (json.dumps(card, indent=2, sort_keys=True) + "\n").encode()
-    plan = FolderPlan([weights], {**(files or {}), CONFIG_FILE: config, CARD: text})
+    plan = FolderPlan([weights], {**(files or {}), CONFIG_FILE: config}, seal)
     done = write_folder(target, plan, replace=replace)
     return WrittenVllm(**vars(done), sha256=sums)
 

@@ -134,6 +134,9 @@ def write_folder(
         _fill_weights(stage.path, plan, layouts, written, threads, progress)
         for name, content in (dict(plan.files) | index_files(plan)).items():
             written.sizes[name] = put_file(stage.path / name, content)
+        if plan.seal is not None:
+            sealed = plan.seal.content(stage.path)
+            written.sizes[plan.seal.name] = put_file(stage.path / plan.seal.name, sealed)
         stage.publish()
     return written
 

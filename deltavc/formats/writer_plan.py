@@ -27,6 +27,7 @@ __all__ = [
     "Planned",
     "PlannedFile",
     "RowSource",
+    "Seal",
     "Slot",
     "check_name",
     "check_plan",
@@ -147,6 +148,21 @@ class PlannedFile:
 
 
 @dataclass(frozen=True)
+class Seal:
+    """A file that says what a folder is, so it is there only while that is true.
+
+    It is made last, when all else is in its place, and taken away before anything changes.
+
+    Attributes:
+        name: Its name in the folder.
+        content: Makes its bytes of the folder, where all else lies.
+    """
+
+    name: str
+    content: Callable[[Path], bytes]
+
+
+@dataclass(frozen=True)
 class FolderPlan:
     """A whole folder.
 
@@ -154,10 +170,12 @@ class FolderPlan:
         weights: The safetensors files; an index is added where several lie in
             one folder and ``files`` brings none.
         files: The other files by relative POSIX path: copied, or given.
+        seal: The file that is made last.
     """
 
     weights: Sequence[PlannedFile]
     files: Mapping[str, Path | bytes] = field(default_factory=dict)
+    seal: Seal | None = None
 
 
 @dataclass(frozen=True)
@@ -288,6 +306,8 @@ def _names(plan: FolderPlan) -> Iterator[str]:
     for planned in plan.weights:
         yield planned.name
     yield from plan.files
+    if plan.seal is not None:
+        yield plan.seal.name
 
 
 def index_files(plan: FolderPlan) -> dict[str, bytes]:

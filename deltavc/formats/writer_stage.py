@@ -22,7 +22,15 @@ from pathlib import Path
 from deltavc.errors import NameTaken, UnsafeFile
 from deltavc.formats.writer_engine import unwritable
 
-__all__ = ["Stage", "create_file", "settle", "stage_folder", "sync_folder", "sync_tree"]
+__all__ = [
+    "Stage",
+    "create_file",
+    "settle",
+    "stage_folder",
+    "sync_file",
+    "sync_folder",
+    "sync_tree",
+]
 
 _MARK = ".deltavc-"
 _OLD = ".old"
@@ -49,6 +57,15 @@ def create_file(path: Path) -> int:
         raise unwritable(path, error) from error
 
 
+def sync_file(path: Path) -> None:
+    """Flushes a regular file to disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def sync_folder(path: Path) -> None:
     """Flushes a folder's entries to disk."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -64,11 +81,7 @@ def sync_tree(path: Path) -> None:
         for name in names:
             if (Path(folder) / name).is_symlink():
                 continue
-            fd = os.open(Path(folder) / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            sync_file(Path(folder) / name)
         sync_folder(Path(folder))
 
 

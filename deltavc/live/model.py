@@ -47,7 +47,7 @@ from deltavc.errors import (
     StateError,
     UsageError,
 )
-from deltavc.ids import CommitId, short
+from deltavc.ids import CommitId, ServingId, serving_id, short
 from deltavc.live.binding import Slot, bind, listed, residents
 from deltavc.live.guard import Guard
 from deltavc.live.source import LiveSource, LiveVersion
@@ -161,6 +161,14 @@ class LiveModel:
     def revision(self) -> CommitId:
         """The commit that the model holds."""
         return self._weights.version.commit
+
+    @property
+    def serving_id(self) -> ServingId:
+        """What to answer requests with: a short name of the commit, good for a header.
+
+        Inside :meth:`serving` it is that of the version that answers.
+        """
+        return serving_id(self.revision)
 
     @contextmanager
     def serving(self) -> Iterator[CommitId]:

@@ -19,6 +19,7 @@ from deltavc.formats.files import kind_of, shown
 from deltavc.ids import BaseId, ObjectId, check_name, short
 from deltavc.records import canonical
 from deltavc.records.model import Base, BaseSource, FileInfo
+from deltavc.records.receipt import RECEIPT_FILE
 from deltavc.repo.openbase import (
     describe,
     differences,
@@ -77,6 +78,11 @@ def add(
     _check_name_free(repo, name, base)
     copied = copy and not dry_run
     where = _copy_in(repo, base, path, checkpoint) if copied else path
+    if RECEIPT_FILE in checkpoint.ignored:
+        repo.warnings.append(
+            f"'{RECEIPT_FILE}' of base '{name}' is left out: checkouts have deltavc's own receipt"
+            " under that name"
+        )
     registered = BaseSource(
         base=base,
         path=_recorded_path(repo, where),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from deltavc.delta.vector import ATTACHMENT, FILE, Vector
 from deltavc.errors import (
     DeltavcError,
+    InputError,
     IntegrityError,
     ObjectCorrupt,
     Protected,
@@ -28,7 +29,7 @@ from deltavc.errors import (
 from deltavc.formats.inplace import clear_journal, read_journal, update_folder, why_not_in_place
 from deltavc.formats.writer import write_folder
 from deltavc.ids import CommitId, short
-from deltavc.repo import workspace
+from deltavc.repo import receipt, workspace
 from deltavc.repo.openbase import source_path
 from deltavc.repo.repository import HEAD, branch_ref
 from deltavc.repo.results import CheckedOut
@@ -69,9 +70,10 @@ def checkout(
     card: bool = False,
     verify: bool = False,
     force: bool = False,
+    digests: bool = False,
     dry_run: bool = False,
 ) -> CheckedOut:
-    """Rebuilds a revision into a folder.
+    """Rebuilds a revision into a folder, with a receipt that says which one it is.
 
     Args:
         repo: The repository.
@@ -86,6 +88,7 @@ def checkout(
         card: Write a model card as README.md, in the place of the base's; needs ``to``.
         verify: Read the written files back and compare.
         force: Overwrite what deltavc did not write.
+        digests: Have the receipt tell what each file holds; the form ``vllm`` always does.
         dry_run: Only check and say what would be written.
 
     Returns:
@@ -126,6 +129,7 @@ def checkout(
                 base_path=base_path,
                 extra=extra,
                 replace=target.exists(),
+                digests=digests,
                 dry_run=dry_run,
             )
         if form == "vllm":
@@ -146,7 +150,8 @@ def checkout(
             )
         version = open_version(repo, commit, base_path=base_path)
         plan = version.plan()
-        plan = replace(plan, files={**plan.files, **extra})
+        sealed = receipt.seal(repo, commit, digests=digests)
+        plan = replace(plan, files={**plan.files, **extra}, seal=sealed)
         done = _Done(0, 0, [], False)
         if not dry_run:
             done = _write(repo, version, plan, target, commit, ours)
@@ -197,7 +202,8 @@ def follow_head(repo: Repository) -> tuple[bool, str]:
             if not workspace.is_clean(target, found):
                 return False, "the workspace holds unrecorded changes and was left alone"
             version = open_version(repo, commit)
-            _write(repo, version, version.plan(), target, commit, found)
+            plan = replace(version.plan(), seal=receipt.seal(repo, commit))
+            _write(repo, version, plan, target, commit, found)
     except DeltavcError as error:  # the refs have moved; that stands
         return False, f"the workspace was not written: {error.message}"
     return True, ""
@@ -241,7 +247,7 @@ def _refuse_unrecorded(
 ) -> workspace.Held | None:
     """Returns what deltavc wrote there before; refuses a folder that holds anything else."""
     found = workspace.held(repo, target)
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+    if not target.exists() or workspace.is_empty(target):
         return None
     if _is_cut_off(repo, target):
         return found  # a switch that was cut off: taken up again
@@ -331,7 +337,8 @@ def _in_place(
     if changed is None:
         return None
     files, removed = _changed_files(version, old)
-    if not changed and not files and not removed and read_journal(repo.layout.journal) is None:
+    same = not changed and not files and not removed
+    if same and read_journal(repo.layout.journal) is None and _is_told(target, commit):
         return _Done(0, 0, [], True)
     if why_not_in_place(target, plan.weights, changed) is not None:
         return None
@@ -345,6 +352,7 @@ def _in_place(
             after=commit,
             files=files,
             removed=removed,
+            seal=plan.seal,
             threads=repo.session.threads,
             progress=progress,  # type: ignore[arg-type]
         )
@@ -352,8 +360,17 @@ def _in_place(
         return None
     count = sum(len(names) for names in changed.values())
     return _Done(
-        written.copied + written.computed, count, sorted({*changed, *files, *removed}), True
+        written.copied + written.computed, count, sorted({*written.sizes, *changed, *removed}), True
     )
+
+
+def _is_told(target: Path, commit: CommitId) -> bool:
+    """Tells whether the receipt of a folder says just this."""
+    try:
+        told = receipt.read(target)
+    except InputError:
+        return False
+    return (told.commit, told.form) == (commit, "full")
 
 
 def _changed_tensors(version: Version, plan: FolderPlan, old: Vector) -> dict[str, set[str]] | None:

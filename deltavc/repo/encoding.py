@@ -27,6 +27,7 @@ from deltavc.delta.vector import (
 )
 from deltavc.errors import BaseMismatch, UnsupportedFormat
 from deltavc.ids import DeltaId
+from deltavc.records.receipt import RECEIPT_FILE
 from deltavc.repo.parallel import unordered
 from deltavc.repo.results import KindRow
 
@@ -316,7 +317,8 @@ def _files(base: OpenBase, checkpoint: Checkpoint, sink: ObjectSink) -> dict[str
         known = base.source.files.get(name)
         if known is None or known.sha256 != hashlib.sha256(data).hexdigest():
             meta[FILE + name] = str(sink.blob(data))
-    gone = [name for name in base.source.files if name not in checkpoint.files]
+    there = {*checkpoint.files, RECEIPT_FILE}
+    gone = [name for name in base.source.files if name not in there]
     return meta | {FILE + name: "" for name in gone}
 
 

@@ -25,6 +25,7 @@ from deltavc.formats.peft_write import write_adapter
 from deltavc.ids import BlobId, CommitId, ObjectId
 from deltavc.records import canonical
 from deltavc.records.delta import ReplaceHeader
+from deltavc.records.receipt import RECEIPT_FILE
 from deltavc.repo import workspace
 from deltavc.repo.attached import (
     PEFT_CONFIG,
@@ -37,6 +38,7 @@ from deltavc.repo.attached import (
     digest_of,
     inventory_of,
 )
+from deltavc.repo.receipt import seal
 from deltavc.repo.results import CheckedOut
 from deltavc.repo.version import Version, open_version
 
@@ -69,6 +71,7 @@ def write_peft(
     base_path: Path | None = None,
     extra: Mapping[str, bytes] | None = None,
     replace: bool = False,
+    digests: bool = False,
     dry_run: bool = False,
 ) -> CheckedOut:
     """Writes a version as a folder that ``PeftModel.from_pretrained`` loads.
@@ -83,6 +86,7 @@ def write_peft(
         base_path: Where the base's files are now.
         extra: Other files to write beside: a model card.
         replace: Take the place of a folder that is there.
+        digests: Have the receipt tell what each file holds.
         dry_run: Only check.
 
     Returns:
@@ -98,21 +102,27 @@ def write_peft(
     attached = attachments(repo, version.vector)
     config = _config(attached.get(PEFT_CONFIG))
     inventory = inventory_of(repo, version.vector)
-    size, files = 0, ["adapter_config.json", "adapter_model.safetensors"]
+    size, files = 0, ["adapter_config.json", "adapter_model.safetensors", RECEIPT_FILE]
     if inventory is not None and inventory.sum == digest_of(version.vector.params):
         _refuse_bounds(config, max_rank, rel_error)
         found = _found(version, inventory, config or {})
         tensors = len(found) if isinstance(found, dict) else 0
         if not dry_run:
             written = write_found(
-                target, config or {}, found, base_name=base_name, files=extra, replace=replace
+                target,
+                config or {},
+                found,
+                base_name=base_name,
+                files=extra,
+                seal=seal(repo, commit, "peft", digests=digests),
+                replace=replace,
             )
             size, files, tensors = sum(written.sizes.values()), sorted(written.sizes), written.count
     else:
         if inventory is not None and inventory.weightless:
             raise _mixed(version, inventory.weightless)
         contents = _sort(version)
-        _bound(contents, max_rank, rel_error)
+        exact = _bound(contents, max_rank, rel_error)
         if not dry_run:
             written = write_adapter(
                 target,
@@ -125,6 +135,7 @@ def write_peft(
                 names=_names(attached.get(PEFT_NAMES)),
                 base_name=base_name,
                 files=extra,
+                seal=seal(repo, commit, "peft", exact=exact, digests=digests),
                 split=max_rank is None,
                 replace=replace,
             )
@@ -271,16 +282,18 @@ def _is_rows(delta: Delta, coefficient: Fraction) -> bool:
     return isinstance(delta.header, ReplaceHeader) and delta.header.rows > 0 and coefficient == 1
 
 
-def _bound(contents: _Contents, max_rank: int | None, rel_error: float | None) -> None:
-    """Truncates to, or refuses above, the wanted rank."""
+def _bound(contents: _Contents, max_rank: int | None, rel_error: float | None) -> bool:
+    """Truncates to, or refuses above, the wanted rank; tells whether all is still exact."""
+    exact = True
     if rel_error is not None:
         from deltavc.delta.truncate import truncate
 
         for name, terms in contents.lowrank.items():
             bounded = [truncate(d, max_rank=max_rank, rel_error=rel_error)[0] for d, _ in terms]
+            exact &= all(new is old for new, (old, _) in zip(bounded, terms, strict=True))
             contents.lowrank[name] = list(zip(bounded, (c for _, c in terms), strict=True))
     if max_rank is None:
-        return
+        return exact
     above = {
         name: rank
         for name, terms in contents.lowrank.items()
@@ -294,3 +307,4 @@ def _bound(contents: _Contents, max_rank: int | None, rel_error: float | None) -
             hint="truncate on purpose with --rel-error X, or allow a higher --max-rank",
             parameters=above,
         )
+    return exact

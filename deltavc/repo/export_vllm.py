@@ -16,7 +16,6 @@ from deltavc.delta.tensor import Tensor
 from deltavc.delta.vector import ATTACHMENT
 from deltavc.errors import NonFiniteTensor, ShapeMismatch
 from deltavc.formats.vllm import (
-    CARD,
     CONFIG_FILE,
     MAX_RANKS,
     WEIGHTS_FILE,
@@ -27,8 +26,10 @@ from deltavc.formats.vllm import (
 )
 from deltavc.ids import BlobId, CommitId, ObjectId
 from deltavc.records import canonical
+from deltavc.records.receipt import RECEIPT_FILE, EnergyLost, ServedAdapter
 from deltavc.repo import workspace
 from deltavc.repo.attached import PEFT_CONFIG, refuse_weightless
+from deltavc.repo.receipt import seal
 from deltavc.repo.results import CheckedOut
 from deltavc.repo.version import Version, open_version
 
@@ -103,15 +104,31 @@ def write_for_vllm(
         pad_rank=pad_rank,
         lost=energy,
     )
-    size, sums, files = 0, {}, [CONFIG_FILE, WEIGHTS_FILE, CARD]
+    size, sums, files = 0, {}, [CONFIG_FILE, WEIGHTS_FILE, RECEIPT_FILE]
     if not dry_run:
-        written = write_vllm(
-            target, adapter, revision=commit, base=version.base.id, files=extra, replace=replace
+        sealed = seal(
+            repo,
+            commit,
+            "vllm",
+            exact=not adapter.rounded and not adapter.lost,
+            adapter=_served(adapter),
+            digests=True,
         )
+        written = write_vllm(target, adapter, files=extra, seal=sealed, replace=replace)
         workspace.remember(repo, target, commit, repo.commit(commit).manifest)
         size, sums = sum(written.sizes.values()), written.sha256
         files = sorted(written.sizes)
     return _result(commit, target, adapter, size, sums, files, version, started, dry_run=dry_run)
+
+
+def _served(adapter: VllmAdapter) -> ServedAdapter:
+    return ServedAdapter(
+        base_model_name_or_path=adapter.config["base_model_name_or_path"],
+        rank=adapter.rank,
+        max_lora_rank=adapter.server_rank,
+        rounded=list(adapter.rounded),
+        energy_lost=EnergyLost(adapter.lost_total, dict(adapter.lost)),
+    )
 
 
 def _result(

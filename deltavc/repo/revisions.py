@@ -1,4 +1,4 @@
-"""From a name to a revision: ``HEAD~2``, ``main``, ``v1.2``, ``c7d20e``, ``best:acc``, ``A..B``."""
+"""From a name to a revision: ``HEAD~2``, ``c7d20e``, ``dv-c7d2``, ``best:acc``, ``A..B``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from deltavc.errors import AmbiguousRevision, UnknownRevision, UsageError
-from deltavc.ids import CommitId, ObjectId, is_object_id, short
+from deltavc.ids import SERVING, CommitId, ObjectId, is_object_id, is_serving_id, short
 from deltavc.records import canonical
 from deltavc.records.model import Tag, split_series
 from deltavc.repo.repository import HEAD, branch_ref, tag_ref
@@ -113,6 +113,8 @@ def _named(repo: Repository, name: str, state: State) -> CommitId:
     kind, colon, rest = name.partition(":")
     if colon:
         return _qualified(repo, kind, rest, name, state)
+    if is_serving_id(name):  # no branch or tag can be called so, and it is what a log holds
+        return _abbreviated(repo, name.removeprefix(SERVING), name)
     branch, tag = state.refs.get(branch_ref(name)), state.refs.get(tag_ref(name))
     if branch is not None:
         if tag is not None:
@@ -124,8 +126,8 @@ def _named(repo: Repository, name: str, state: State) -> CommitId:
         return peel(repo, ObjectId(tag))
     if is_object_id(name) and repo.store.has(ObjectId(name)):
         return _commit_or_tag(repo, ObjectId(name), name)
-    if _PREFIX.match(name):
-        return _abbreviated(repo, name)
+    if _PREFIX.match(name.removeprefix(SERVING)):
+        return _abbreviated(repo, name.removeprefix(SERVING), name)
     raise _unknown(name, state)
 
 
@@ -166,15 +168,22 @@ def _best(repo: Repository, kpi: str, within: str, state: State) -> CommitId:
     return found.commit
 
 
-def _abbreviated(repo: Repository, prefix: str) -> CommitId:
+def _abbreviated(repo: Repository, prefix: str, name: str) -> CommitId:
+    """Finds the one revision whose id begins so; ``name`` is how it was asked for."""
     found = repo.reader().find_prefix(prefix)
     if len(found) > 1:
         raise AmbiguousRevision(
-            f"'{prefix}' fits {len(found)} revisions: "
+            f"'{name}' fits {len(found)} revisions: "
             + ", ".join(short(oid) for oid in found[:MAX_SHOWN])
             + (" …" if len(found) > MAX_SHOWN else ""),
             prefix=prefix,
             candidates=list(found),
+        )
+    if not found and name != prefix:
+        raise UnknownRevision(
+            f"no revision of this repository is served as '{name}'",
+            hint="look where it was deployed from: another repository, or a newer copy of this one",
+            revision=name,
         )
     if not found:
         raise UnknownRevision(f"no revision begins with '{prefix}'", revision=prefix)

@@ -15,6 +15,7 @@ from deltavc.delta.vector import FILE, PREFIX, REMOVED, SHAPE, Vector, form_from
 from deltavc.errors import BaseMismatch, ObjectCorrupt
 from deltavc.formats.writer_plan import Copied, FolderPlan, Planned, PlannedFile
 from deltavc.ids import BlobId, CommitId, ObjectId
+from deltavc.records.receipt import RECEIPT_FILE
 from deltavc.repo.attached import refuse_weightless
 from deltavc.repo.openbase import OpenBase, file_infos, open_base
 
@@ -95,6 +96,8 @@ class Version:
     def files(self) -> dict[str, Path | bytes]:
         """Returns the files that go with the weights: the base's as registered, and the others.
 
+        The name of the receipt is not among them, whatever an older deltavc recorded.
+
         Raises:
             BaseMismatch: One of the base's is another one now, and no object keeps it.
         """
@@ -106,6 +109,7 @@ class Version:
         for key, blob in self.vector.meta.items():
             if key.startswith(FILE) and blob:
                 files[key.removeprefix(FILE)] = self._blob(blob)
+        files.pop(RECEIPT_FILE, None)
         return files
 
     def _blob(self, oid: str) -> bytes:

@@ -2,7 +2,8 @@
 
 A cache beside the truth: losing it costs a comparison, never data. A folder
 counts as clean while size, time and inode of each file that deltavc wrote are
-as it left them. Where they are not, as after a kill or a copy, the bits decide
+as it left them; the receipt is no part of the version and does not count. Where
+they are not, as after a kill or a copy, the bits decide
 (:func:`holds`).
 """
 
@@ -11,19 +12,34 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from deltavc.errors import DeltavcError
+from deltavc.errors import DeltavcError, InputError
+from deltavc.formats.files import read_small
 from deltavc.ids import CommitId, ManifestId
 from deltavc.ledger.lock import RepositoryLock
+from deltavc.records.receipt import MAX_BYTES, RECEIPT_FILE, is_receipt
+from deltavc.repo import receipt
 
 if TYPE_CHECKING:
     from deltavc.repo.repository import Repository
 
-__all__ = ["Held", "held", "holds", "intend", "is_clean", "lock", "remember", "stamp"]
+__all__ = [
+    "Held",
+    "held",
+    "holds",
+    "intend",
+    "is_clean",
+    "is_empty",
+    "lock",
+    "remember",
+    "retell",
+    "stamp",
+]
 
 Stamp = tuple[int, int, int]
 
@@ -74,13 +90,32 @@ def is_clean(folder: Path, found: Held | None) -> bool:
     """Tells whether a folder is just as deltavc left it, nothing changed, added or removed."""
     if found is None or not found.files:
         return False
-    return {name: stamp(folder / name) for name in _listing(folder)} == found.files
+    files = {name: known for name, known in found.files.items() if name != RECEIPT_FILE}
+    return {name: stamp(folder / name) for name in _listing(folder)} == files
 
 
 def _listing(folder: Path) -> Iterable[str]:
+    """Yields what lies in a folder at any depth, but for a receipt."""
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not path.is_dir():
-            yield path.relative_to(folder).as_posix()
+            name = path.relative_to(folder).as_posix()
+            if name != RECEIPT_FILE or not _is_ours(path):
+                yield name
+
+
+def _is_ours(path: Path) -> bool:
+    """Tells whether a file of the receipt's name is one."""
+    try:
+        return not path.is_symlink() and is_receipt(read_small(path, max_bytes=MAX_BYTES))
+    except InputError:
+        return False
+
+
+def is_empty(folder: Path) -> bool:
+    """Tells whether a folder holds nothing, or nothing but a receipt."""
+    if not folder.is_dir():
+        return False
+    return all(path.name == RECEIPT_FILE and _is_ours(path) for path in folder.iterdir())
 
 
 def holds(repo: Repository, commit: CommitId, folder: Path) -> bool:
@@ -151,6 +186,41 @@ def remember(repo: Repository, folder: Path, commit: CommitId, manifest: Manifes
     """Notes that a folder now holds a revision."""
     stamps = {name: found for name in _listing(folder) if (found := stamp(folder / name))}
     _keep(repo, folder, Held(str(folder.absolute()), commit, manifest, stamps))
+
+
+def retell(repo: Repository, folder: Path, before: Held | None, commit: CommitId | None) -> None:
+    """Keeps the receipt of the workspace true when what lies there was committed.
+
+    A folder without one gets none. A failure is a warning: the commit stands.
+
+    Args:
+        repo: The repository.
+        folder: The workspace.
+        before: What :func:`held` said before it was read; if that is another by now, a
+            checkout came between, and has written its own receipt.
+        commit: The revision that it now holds; None where it holds none, since the commit
+            took a part of it, or an approximation.
+    """
+    try:
+        told = receipt.read(folder).commit
+    except InputError:
+        return
+    try:
+        with lock(repo, "commit"):
+            if told == commit or held(repo, folder) != before:
+                return
+            if commit is None:
+                receipt.discard(folder)
+            else:
+                receipt.write(repo, folder, commit)
+    except DeltavcError as error:
+        repo.warnings.append(error.message)
+
+
+def forget(repo: Repository, folder: Path) -> None:
+    """Forgets a folder that will not be there any more."""
+    with suppress(OSError):
+        _memory(repo, folder).unlink(missing_ok=True)
 
 
 def _keep(repo: Repository, folder: Path, record: Held) -> None:

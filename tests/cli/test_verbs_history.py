@@ -233,11 +233,12 @@ class TestCheckout:
         ran = repository(*words, "a", "--pad-rank", "8")
         assert ran.code == 0, ran.err
         card = json.loads(Path("a/deltavc.json").read_text())
-        assert (card["rank"], card["base_model_name_or_path"]) == (8, "org/x")
-        for name, digest in card["sha256"].items():
-            assert f"sha256 {digest}  {name}" in ran.out
+        served = card["adapter"]
+        assert (served["rank"], served["base_model_name_or_path"]) == (8, "org/x")
+        for name, file in card["files"].items():
+            assert f"sha256 {file['sha256']}  {name}" in ran.out
         ran = repository(*words, "b", "--json")
-        assert ran.document["data"]["sha256"].keys() == card["sha256"].keys()
+        assert ran.document["data"]["sha256"].keys() == card["files"].keys()
         ran = repository(*words, "b", "--card")
         assert "README.md" in ran.out
         assert Path("b/README.md").read_text().startswith("---\nbase_model:")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -169,6 +170,12 @@ CHECKOUTS = {
 }
 
 
+def receipt_of(model: Path) -> str | None:
+    """Returns the revision that a folder says it holds, if it says so."""
+    path = model / "deltavc.json"
+    return json.loads(path.read_text())["commit"] if path.exists() else None
+
+
 def checks_out(ground: Ground, name: str, n: int, weights_of: Callable[[Path], Any]) -> None:
     """Kills a checkout; afterwards another one is possible and right, whichever way it goes."""
     ground.restore()
@@ -179,6 +186,10 @@ def checks_out(ground: Ground, name: str, n: int, weights_of: Callable[[Path], A
     died = ground.killed(n, argv, first)
     age(ground.work / ".deltavc" / "tmp")
     model = ground.work / "model"
+    told = receipt_of(model)
+    if told is not None:  # whatever the moment, it is true
+        names = {oid: one for one, oid in ground.revisions.items()}
+        assert weights_of(model) == ground.weights[names[told]]
     if name != "replace":
         (status,) = ground.after(("status",))
         if not status["interrupted"] and model.exists():
@@ -192,7 +203,9 @@ def checks_out(ground: Ground, name: str, n: int, weights_of: Callable[[Path], A
     status, _ = ground.after(("checkout", target, *force), ("status",))
     assert weights_of(model) == ground.weights[expected]
     assert status["commit"] == ground.revisions[expected]
-    assert sorted(p.name for p in model.iterdir()) == ["config.json", "model.safetensors"]
+    names = ["config.json", "deltavc.json", "model.safetensors"]
+    assert sorted(p.name for p in model.iterdir()) == names
+    assert receipt_of(model) == ground.revisions[expected]
     assert sorted(p.name for p in ground.work.iterdir()) == [".deltavc", "model"]
     assert not (ground.work / ".deltavc" / "workspace.journal").exists()
     (check,) = ground.after(("fsck",))

@@ -26,6 +26,7 @@ from deltavc.delta.kinds import lowrank
 from deltavc.delta.tensor import Tensor
 from deltavc.errors import NonFiniteTensor, ShapeMismatch, UnsupportedFormat, UsageError
 from deltavc.formats.vllm import MAX_RANKS, build_vllm, write_vllm
+from deltavc.formats.writer_plan import Seal
 
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
@@ -245,17 +246,18 @@ def test_a_convolution_and_a_missing_name() -> None:
     assert "--base-name" in found.value.hint
 
 
-def test_the_folder_says_what_it_is(tmp_path: Path) -> None:
+def test_a_folder_is_sealed_when_all_else_is_there(tmp_path: Path) -> None:
     adapter = build_vllm({NAME: [(delta(2), Fraction(1))]}, base_name="org/base", pad_rank=16)
-    done = write_vllm(tmp_path / "out", adapter, revision="c" * 64, base="b" * 64)
-    again = write_vllm(tmp_path / "again", adapter, revision="c" * 64, base="b" * 64)
-    card = json.loads((tmp_path / "out" / "deltavc.json").read_text())
-    assert (card["revision"], card["base"], card["rank"]) == ("c" * 64, "b" * 64, 16)
-    assert card["max_lora_rank"] == 16
-    assert card["exact"] is True
-    for name, digest in card["sha256"].items():
+    seal = Seal("seal", lambda folder: " ".join(sorted(p.name for p in folder.iterdir())).encode())
+    done = write_vllm(tmp_path / "out", adapter, seal=seal)
+    again = write_vllm(tmp_path / "again", adapter)
+    names = (tmp_path / "out" / "seal").read_text().split()
+    assert names == ["adapter_config.json", "adapter_model.safetensors"]
+    assert not (tmp_path / "again" / "seal").exists()
+    for name, digest in done.sha256.items():
         assert hashlib.sha256((tmp_path / "out" / name).read_bytes()).hexdigest() == digest
-    assert done.sha256 == again.sha256 == card["sha256"]
+    assert done.sha256 == again.sha256
+    assert sorted(done.sha256) == names
     check_rules(tmp_path / "out", 16, "org/base")
 
 
@@ -428,7 +430,8 @@ def test_a_change_that_is_not_low_rank_is_approximated_on_request(shop: Shop) ->
     assert done.energy_lost_total == done.energy_lost[name]
     card = json.loads((out / "deltavc.json").read_text())
     assert card["exact"] is False
-    assert card["energy_lost"]["parameters"] == done.energy_lost
+    assert card["adapter"]["energy_lost"]["parameters"] == done.energy_lost
+    assert card["adapter"]["max_lora_rank"] == 8
     check_rules(out, 8, "org/llama")
     delta = served(shop, out).base_model.model.get_submodule(name.removesuffix(".weight"))
     found = delta.get_delta_weight("default").double()

@@ -7,6 +7,7 @@ and any call into a tensor's source. After each death it looks at the folder,
 does the write again, and looks once more.
 """
 
+import hashlib
 import itertools
 import json
 import os
@@ -23,6 +24,7 @@ from deltavc.delta.tensor import Tensor
 from deltavc.formats.inplace import read_journal, update_folder
 from deltavc.formats.safetensors import build_header
 from deltavc.formats.writer import Copied, FolderPlan, Held, Planned, PlannedFile, write_folder
+from deltavc.formats.writer_plan import Seal
 
 NAMES = ("a", "b", "c", "d")
 SHAPE = (300, 40)
@@ -83,7 +85,19 @@ def plan(root, version):
         )
         tensors.append(Planned(name, dtype, SHAPE, source))
         at += array.nbytes
-    return FolderPlan([PlannedFile("model.safetensors", {}, tensors)], {"v": version.encode()})
+    return FolderPlan(
+        [PlannedFile("model.safetensors", {}, tensors)],
+        {"v": version.encode()},
+        Seal("seal", lambda folder: digest(folder).encode()),
+    )
+
+
+def digest(folder):
+    """What a seal says: a digest of all else in the folder."""
+    found = hashlib.sha256()
+    for name in ("model.safetensors", "v"):
+        found.update((folder / name).read_bytes())
+    return found.hexdigest()
 
 
 def expected(root, version):
@@ -93,7 +107,9 @@ def expected(root, version):
 def found(folder):
     if not folder.exists():
         return None
-    model, version = folder / "model.safetensors", folder / "v"
+    model, version, seal = (folder / name for name in ("model.safetensors", "v", "seal"))
+    if seal.exists():
+        assert seal.read_text() == digest(folder)
     return model.read_bytes() if model.exists() else None, version.read_bytes()
 
 
@@ -158,6 +174,7 @@ def switch(root, target, journal, version):
         before="x",
         after=version,
         files={"v": version.encode()},
+        seal=plan(root, version).seal,
     )
 
 
@@ -187,7 +204,7 @@ def in_place(root):
         switch(root, target, journal, version)
         assert found(target) == expected(root, version)
         assert read_journal(journal) is None
-        assert sorted(p.name for p in target.iterdir()) == ["model.safetensors", "v"]
+        assert sorted(p.name for p in target.iterdir()) == ["model.safetensors", "seal", "v"]
     return outcomes
 
 

@@ -390,7 +390,7 @@ class TestRevert:
         lab.repo.revert(["HEAD~1"])
         lab.repo.checkout("HEAD", to=lab.root / "out")
         assert {p.name for p in (lab.root / "out").iterdir()} == {
-            "model.safetensors", "config.json", "other",
+            "model.safetensors", "config.json", "other", "deltavc.json",
         }  # fmt: skip
 
 
