@@ -59,7 +59,7 @@ def run(action: Any, desk: Path, **given: str) -> tuple[int, str, str]:
     done = subprocess.run(
         ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]],
         cwd=desk, capture_output=True, text=True, timeout=60,
-        env={"PATH": f"{desk / 'bin'}:/usr/bin:/bin", "HOME": str(desk), **given_env,
+        env={"PATH": f"{desk / 'bin'}:/usr/bin:/bin", "HOME": str(desk), **environment,
              "GITHUB_OUTPUT": str(output), "GITHUB_STEP_SUMMARY": str(summary)},
     )  # fmt: skip
     return done.returncode, output.read_text(), summary.read_text()
