@@ -7,7 +7,7 @@ the repository's lock (:mod:`deltavc.ledger.lock`) from reading the head until
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from deltavc.ledger.segments import (
     first_of,
     lines_backward,
     list_segments,
+    open_regular,
     read_lines,
     segment_name,
 )
@@ -182,6 +183,33 @@ class EventLog:
         if newer is not None and left != 0 and (newer.number, newer.prev) != (1, GENESIS):
             raise _broken("events are missing", newer.number - 1)
 
+    def changes_of(self, names: Collection[str]) -> Iterator[Entry]:
+        """Yields the events that moved one of these refs, newest first.
+
+        All other lines are passed over undecoded, so that an incident does not wait for
+        them; that the chain is whole is what :meth:`verify` says.
+
+        Args:
+            names: Names of refs.
+
+        Yields:
+            Events with their hashes.
+
+        Raises:
+            AuditChainBroken: A line that names one is no canonical event.
+        """
+        needles = [canonical.encode(name) for name in names]
+        for segment in reversed(list_segments(self.folder)):
+            with open_regular(segment.path) as file:
+                data = file.read()
+            if not any(needle in data for needle in needles):
+                continue
+            for line in reversed(data.split(b"\n")[:-1]):
+                if any(needle in line for needle in needles):
+                    event = _decode(line, None, segment.path)
+                    if any(change.name in names for change in event.refs):
+                        yield event, hash_line(line)
+
     def append(self, draft: Event, *, expected: Head) -> Entry:
         """Adds one event; when it returns, the event is on disk.
 
@@ -219,19 +247,22 @@ class EventLog:
         durable.append_line(path, line + b"\n")
         return event, hash_line(line)
 
-    def verify(self, *, anchor: Head | None = None) -> list[Finding]:
+    def verify(
+        self, *, anchor: Head | None = None, seen: Callable[[Event, EventHash], None] | None = None
+    ) -> list[Finding]:
         """Looks for everything that is wrong with the log; never raises for what it finds.
 
         Args:
             anchor: A head that was noted earlier; the chain alone cannot show that its
                 own end was changed or cut off.
+            seen: Told of each event that can be read, with its hash.
 
         Returns:
             Findings in the order of the log; none for a sound one.
         """
         from deltavc.ledger.verify import verify
 
-        return verify(self.folder, anchor)
+        return verify(self.folder, anchor, seen)
 
     def _end_of(self, segment: Segment) -> Head:
         for line in lines_backward(segment.path):

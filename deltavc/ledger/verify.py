@@ -6,6 +6,7 @@ gives the findings of one changed line and not of all that follow.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from deltavc.codec.digest import sha256_hex
@@ -19,12 +20,15 @@ from deltavc.records.model import Event
 __all__ = ["verify"]
 
 
-def verify(folder: Path, anchor: Head | None = None) -> list[Finding]:
+def verify(
+    folder: Path, anchor: Head | None = None, seen: Callable[[Event, EventHash], None] | None = None
+) -> list[Finding]:
     """Checks a whole log.
 
     Args:
         folder: The log's folder.
         anchor: A head noted earlier, to be found in the log again.
+        seen: Told of each event that can be read, in the order of the lines, with its hash.
 
     Returns:
         What is wrong, in the order of the log.
@@ -34,7 +38,7 @@ def verify(folder: Path, anchor: Head | None = None) -> list[Finding]:
         strangers = sorted(path.name for path in folder.iterdir() if not is_segment_name(path.name))
     except (DeltavcError, OSError) as error:
         return [Finding("segment", f"the log cannot be read: {error}")]
-    walk = _Walk(anchor)
+    walk = _Walk(anchor, seen)
     for name in strangers:
         walk.note("segment", f"'{name}' is not a segment of the log", file=name)
     for segment in segments:
@@ -46,7 +50,10 @@ def verify(folder: Path, anchor: Head | None = None) -> list[Finding]:
 class _Walk:
     """Where the walk is: the event that was read last, and what was found so far."""
 
-    def __init__(self, anchor: Head | None) -> None:
+    def __init__(
+        self, anchor: Head | None, seen: Callable[[Event, EventHash], None] | None
+    ) -> None:
+        self.seen = seen
         self.findings: list[Finding] = []
         self.anchor = anchor
         self.anchor_seen = anchor is None or anchor == START
@@ -77,7 +84,7 @@ class _Walk:
             self.note("segment", error.message, file=name)
             return
         for line in lines:
-            self._line(line, segment)
+            self._line(line, segment.first, name)
         if torn:
             what = "the last line of" if last else "a line in the middle of the log, in"
             self.note(
@@ -87,8 +94,8 @@ class _Walk:
                 file=name,
             )
 
-    def _line(self, line: bytes, segment: Segment) -> None:
-        name, number = segment.path.name, self.number + 1
+    def _line(self, line: bytes, first: int, name: str) -> None:
+        number = self.number + 1
         try:
             event = canonical.decode(line, Event)
         except ObjectCorrupt as error:
@@ -102,7 +109,7 @@ class _Walk:
                 number=event.number,
                 file=name,
             )
-        elif first_of(event.number) != segment.first:
+        elif first_of(event.number) != first:
             self.note(
                 "segment",
                 f"event {event.number} does not belong in segment '{name}'",
@@ -118,6 +125,8 @@ class _Walk:
             )
         self.number, self.prev = event.number, EventHash(sha256_hex(line))
         self._compare_anchor(name)
+        if self.seen is not None:
+            self.seen(event, self.prev)
 
     def _compare_anchor(self, name: str) -> None:
         if self.anchor is None or self.anchor_seen or self.number != self.anchor.number:
