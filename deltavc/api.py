@@ -261,6 +261,13 @@ class Repository(Measuring):
 
         return resolve(self._repo, name)
 
+    def serving_id(self, rev: str = "HEAD") -> str:
+        """Returns what a server answers with, to say which revision it serves."""
+        from deltavc.ids import serving_id
+        from deltavc.repo.revisions import resolve
+
+        return serving_id(resolve(self._repo, rev))
+
     def branch(self, name: str, start: str | None = None) -> results.BranchRow:
         """Makes a branch."""
         from deltavc.repo import branches
