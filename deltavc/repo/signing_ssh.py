@@ -202,7 +202,7 @@ class SshKeygen:
         reading: tuple[int, ...] = ()
         given: dict[str, Any] = {"input": text}
         if not isinstance(text, bytes):
-            text.seek(0)
+            os.lseek(text.fileno(), 0, os.SEEK_SET)  # seek() may stay within the buffer
             given = {"stdin": text}
         try:
             if signature is not None:
