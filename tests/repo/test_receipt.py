@@ -15,9 +15,11 @@ import pytest
 import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from safetensors.numpy import load_file, save_file
 
 import deltavc
+from deltavc.codec.digest import object_id
 from deltavc.errors import (
     AmbiguousRevision,
     InvalidName,
@@ -26,7 +28,8 @@ from deltavc.errors import (
     UnsupportedFormat,
     WorkspaceDirty,
 )
-from deltavc.ids import serving_id
+from deltavc.ids import CommitId, ObjectId, serving_id
+from deltavc.records import canonical
 from deltavc.records.receipt import Receipt, decode, encode
 from deltavc.repo.receipt import read, verify
 
@@ -149,15 +152,21 @@ class TestServingId:
 
     def test_two_that_begin_alike_are_refused(self, lab: Lab) -> None:
         """Ids of 80 bits can be made to meet, which must not name either."""
-        seen: dict[str, str] = {}
-        sources = [lab.base_folder, lab.lora()]
-        oid = lab.commit(sources[0])
-        while oid[:4] not in seen:  # by chance after some 300
-            seen[oid[:4]] = oid
-            oid = lab.commit(sources[len(seen) % 2])
+        one, source = lab.commit(lab.base_folder), lab.lora()
+
+        def at(time: int, branch: str) -> str:
+            repo = deltavc.open(lab.root / "repo", actor="Ada", clock=lambda: time)
+            return str(repo.commit(source, message="another", branch=branch).commit)
+
+        record = lab.repo._repo.commit(CommitId(ObjectId(at(0, "first"))))
+        for time in range(1, 2_000_000):  # the same commit, but for its time
+            oid = object_id("commit", [canonical.encode(replace(record, time=time))])
+            if oid[:4] == one[:4]:
+                break
+        assert at(time, "second") == oid
         with pytest.raises(AmbiguousRevision) as caught:
             lab.repo.resolve(f"dv-{oid[:4]}")
-        assert set(caught.value.context["candidates"]) == {oid, seen[oid[:4]]}
+        assert set(caught.value.context["candidates"]) == {one, oid}
 
     def test_no_branch_or_tag_can_take_its_name(self, lab: Lab) -> None:
         name = serving_id(lab.commit(lab.lora(), "one"))
