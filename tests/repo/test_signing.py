@@ -88,7 +88,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
     return Keys(tmp_path_factory.mktemp("keys"))
 
 
-class Desk(Lab):
+class Desk(Lab):  # type: ignore[misc]
     """A repository whose session signs."""
 
     def __init__(self, root: Path, keys: Keys) -> None:
