@@ -20,7 +20,7 @@ from deltavc.cli.root import ROOT
 from deltavc.cli.settings import SETTINGS
 from deltavc.cli.verb import VerbGroup
 from deltavc.cli.verbs import VERBS
-from deltavc.records import model
+from deltavc.records import model, receipt
 
 ROOT_FOLDER = Path(__file__).parents[2]
 DOCS = ROOT_FOLDER / "docs"
@@ -168,6 +168,7 @@ def test_topics_and_pages_know_the_same_words() -> None:
         ("base.md", "basesource", model.BaseSource),
         ("manifest.md", None, model.Manifest),
         ("event-log.md", "Lines", model.Event),
+        ("receipt.md", None, receipt.Receipt),
     ],
 )
 def test_records_are_documented(page: str, heading: str | None, kind: type) -> None:
