@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.pool import NullPool
 
-from deltavc.catalog.files import connect
+from deltavc.catalog.files import connect_to_write
 
 __all__ = ["make_engine"]
 
@@ -30,27 +28,12 @@ def make_engine(path: Path, mode: str, busy_seconds: float) -> Engine:
         The engine.
     """
     engine = create_engine(
-        "sqlite+pysqlite://", creator=_connector(path, mode, busy_seconds), poolclass=NullPool
+        "sqlite+pysqlite://",
+        creator=lambda: connect_to_write(path, mode, busy_seconds),
+        poolclass=NullPool,
     )
     event.listen(engine, "begin", _begin)
     return engine
-
-
-def _connector(path: Path, mode: str, busy_seconds: float) -> Callable[[], sqlite3.Connection]:
-    def open_connection() -> sqlite3.Connection:
-        connection = connect(path, mode, busy_seconds)
-        try:
-            connection.execute("PRAGMA trusted_schema = OFF")
-            connection.execute("PRAGMA foreign_keys = ON")
-            connection.execute("PRAGMA synchronous = FULL")
-            if mode == "rwc":  # a lasting property of the file
-                connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.Error:
-            connection.close()
-            raise
-        return connection
-
-    return open_connection
 
 
 def _begin(connection: Connection | Any) -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "SCHEMA",
     "check_marks",
     "connect",
+    "connect_to_write",
     "guard",
     "remove_database",
     "sync_path",
@@ -164,6 +165,33 @@ def connect(path: Path, mode: str, timeout: float) -> sqlite3.Connection:
         isolation_level=None,
         check_same_thread=False,
     )
+
+
+def connect_to_write(path: Path, mode: str, timeout: float) -> sqlite3.Connection:
+    """Opens a database file with the settings that make writes safe.
+
+    Args:
+        path: The file.
+        mode: ``rw``, or ``rwc`` to make a new one.
+        timeout: Seconds that SQLite waits for another writer.
+
+    Returns:
+        The connection, in autocommit mode.
+
+    Raises:
+        sqlite3.Error: It cannot be opened.
+    """
+    connection = connect(path, mode, timeout)
+    try:
+        connection.execute("PRAGMA trusted_schema = OFF")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA synchronous = FULL")
+        if mode == "rwc":  # a lasting property of the file
+            connection.execute("PRAGMA journal_mode = WAL")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
 
 
 def remove_database(path: Path) -> None:

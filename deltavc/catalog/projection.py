@@ -6,26 +6,20 @@ are cut into batches, so that a rebuilt catalog has the rows of one that was kep
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, delete, func, insert, or_, select, update
-
-from deltavc.catalog import models, projection_ship
+from deltavc.catalog import projection_ship
 from deltavc.catalog.projection_event import branch_of, brought_by, stats
+from deltavc.catalog.seen import Seen
+from deltavc.catalog.tables import Row, ordered
+from deltavc.catalog.write import Corrections, by_ids, insert, rank_latest, replace, replace_latest
 from deltavc.errors import IntegrityError, ObjectCorrupt, ObjectMissing
 from deltavc.ids import EventHash, ObjectId
 from deltavc.records import canonical
-from deltavc.records.model import (
-    BaseSource,
-    Commit,
-    Event,
-    Measurement,
-    Tag,
-    series_name,
-    split_series,
-)
-from deltavc.records.ship import Approval, Deployment, Environment, Request, Signature
+from deltavc.records.model import BaseSource, Commit, Event, Measurement, Tag, series_name
+from deltavc.records.ship import Environment
 
 __all__ = ["Entry", "Load", "Projection", "Skipped"]
 
@@ -35,37 +29,55 @@ Load = Callable[[str, ObjectId], bytes]
 Skipped = Callable[[str, ObjectId, IntegrityError], None]
 """Told of an object that cannot be loaded: kind, id, why."""
 
-_T = TypeVar("_T")
-_Row = dict[str, Any]
-_IN_CHUNK = 500  # bound values of one statement; old SQLite builds take 999
 BASE, ENVIRONMENT = "base:", "env:"
+_REMEMBERED = 1 << 17  # commits whose keys stay in memory between batches
+_TABLES = {"commits": ("commit", Commit), "tags": ("tag", Tag),
+           "measurements": ("measurement", Measurement), **projection_ship.KINDS}  # fmt: skip
+"""Keys of an event's detail that name objects: the kind and the record; also their tables."""
 
 
 class Projection:
-    """Collects the rows of a batch of events, then writes them.
+    """Collects the rows of a batch of events, then writes them; batch after batch.
 
     Args:
         connection: In a transaction, which the caller commits.
         load: Loads objects.
         skipped: When given, objects that cannot be loaded are reported to it and left
             out, instead of raising.
+        fresh: The tables were empty when the first batch came, and nobody reads them
+            before :meth:`finish` was called: what counts is then worked out once.
     """
 
-    def __init__(self, connection: Connection, load: Load, skipped: Skipped | None = None) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        load: Load,
+        skipped: Skipped | None = None,
+        *,
+        fresh: bool = False,
+    ) -> None:
         self.connection = connection
         self.load = load
         self.skipped = skipped
-        self.rows: dict[type[models.Record], list[_Row]] = {}
+        self.fresh = fresh
+        self.seen = Seen() if fresh else None
         self.commits: dict[str, tuple[int, int]] = {}  # id -> key, generation
-        self.known: set[str] = set()  # ids of tags and measurements that have rows
-        self.refs: dict[str, tuple[str | None, int]] = {}
-        self.bases: dict[str, _Row | None] = {}
-        self.environments: dict[str, _Row | None] = {}
-        self.latest: dict[tuple[int, str], _Row] = {}
-        self.series: dict[str, tuple[int, int, str, int]] = {}  # of what is corrected, by id
-        self.corrected: dict[int, int] = {}  # key of what is superseded -> key of the correction
-        self.unsettled: dict[tuple[int, str], None] = {}  # series that have a correction
+        self.corrections = Corrections()
+        self.next_commit = self._next_key("commits")
+        self.next_measurement = self._next_key("measurements")
+        self._begin()
+
+    def _begin(self) -> None:
+        """Forgets what belongs to the last batch."""
+        self.rows: dict[str, list[Row]] = {}
+        self.known: set[str] = set()  # ids of what is not a commit and has rows
+        self.refs: dict[str, Row | None] = {}
+        self.bases: dict[str, Row | None] = {}
+        self.environments: dict[str, Row | None] = {}
+        self.latest: dict[tuple[int, str], Row] = {}
         self.loaded: dict[str, Any] = {}
+        if len(self.commits) > _REMEMBERED:
+            self.commits.clear()
 
     def write(self, entries: Sequence[Entry]) -> None:
         """Writes the rows of events that are not in the catalog yet.
@@ -78,36 +90,40 @@ class Projection:
             ObjectCorrupt: An object is not what its kind says.
             AuditChainBroken: The detail of an event names what is no id.
         """
+        self._begin()
         brought = [(event, brought_by(event)) for event, _ in entries]
         self._load_objects(brought)
         self._look_up()
-        self.next_commit = self._next_key(models.CommitRecord.key)
-        self.next_measurement = self._next_key(models.MeasurementRecord.key)
         for (event, event_hash), (_, ids) in zip(entries, brought, strict=True):
             self._event(event, event_hash)
-            for oid in self._parents_first(ids["commits"]):
+            for oid in self._parents_first(ids.get("commits", ())):
                 self._commit(oid, event)
-            for oid in ids["tags"]:
+            for oid in ids.get("tags", ()):
                 self._tag(oid, event)
-            for oid in ids["measurements"]:
+            for oid in ids.get("measurements", ()):
                 self._measurement(oid, event)
             for key in projection_ship.KINDS:
-                for oid in ids[key]:
+                for oid in ids.get(key, ()):
                     self._ship(oid, event)
         self._flush()
+
+    def finish(self, make_indexes: Callable[[], None]) -> None:
+        """Works out what counts, once all batches of a fresh catalog are written.
+
+        Args:
+            make_indexes: Makes the indexes, which corrections are looked up by.
+        """
+        rank_latest(self.connection)
+        make_indexes()
+        self.corrections.settle(self.connection)
 
     # reading --------------------------------------------------------------
 
     def _load_objects(self, brought: Iterable[tuple[Event, dict[str, list[ObjectId]]]]) -> None:
         for event, ids in brought:
-            for oid in ids["commits"]:
-                self._load_one("commit", oid, Commit)
-            for oid in ids["tags"]:
-                self._load_one("tag", oid, Tag)
-            for oid in ids["measurements"]:
-                self._load_one("measurement", oid, Measurement)
-            for key, (kind, record) in projection_ship.KINDS.items():
-                for oid in ids[key]:
+            for key, named in ids.items():
+                kind, record = _TABLES[key]
+                for oid in named:
                     self._load_one(kind, oid, record)
             for change in event.refs:
                 if change.after is None:
@@ -117,7 +133,7 @@ class Projection:
                 elif change.name.startswith(ENVIRONMENT):
                     self._load_one("environment", ObjectId(change.after), Environment)
 
-    def _load_one(self, kind: str, oid: ObjectId, record: type[_T]) -> None:
+    def _load_one(self, kind: str, oid: ObjectId, record: type[Any]) -> None:
         if oid in self.loaded:
             return
         try:
@@ -131,51 +147,44 @@ class Projection:
     def _look_up(self) -> None:
         """Finds out, in a few statements, which of the objects and their commits have rows."""
         commits: set[str] = set()
+        others: dict[str, list[str]] = {}
+        corrected: set[str] = set()
         for oid, record in self.loaded.items():
-            if isinstance(record, Commit):
+            if isinstance(record, Measurement):
+                commits.add(record.commit)
+                if record.supersedes is not None:
+                    corrected.add(record.supersedes)
+            elif isinstance(record, Commit):
                 commits |= {oid, *record.parents}
             elif (commit := getattr(record, "commit", None)) is not None:
                 commits.add(commit)
-        table = models.CommitRecord
-        for chunk in _chunks(sorted(commits)):
-            query = select(table.id, table.key, table.generation).where(table.id.in_(chunk))
-            for oid, key, generation in self.connection.execute(query):
-                self.commits[oid] = (key, generation)
-        for kind, column in (
-            (Tag, models.TagRecord.id),
-            (Measurement, models.MeasurementRecord.id),
-            (Deployment, models.DeploymentRecord.id),
-            (Request, models.RequestRecord.id),
-            (Approval, models.ApprovalRecord.id),
-            (Signature, models.SignatureRecord.id),
+            if self.seen is None or self.seen.again(oid):
+                others.setdefault(type(record).__name__, []).append(oid)
+        commits -= self.commits.keys()
+        if self.seen is not None:  # those of this batch are not in the tables either
+            again = set(others.get("Commit", ()))
+            commits = {oid for oid in commits if oid in again or oid not in self.loaded}
+        for oid, key, generation in by_ids(
+            self.connection, "SELECT id, key, generation FROM commits", commits
         ):
-            ids = sorted(oid for oid, record in self.loaded.items() if isinstance(record, kind))
-            for chunk in _chunks(ids):
-                found = self.connection.execute(select(column).where(column.in_(chunk)))
-                self.known.update(found.scalars())
-        self._look_up_corrected()
+            self.commits[oid] = (key, generation)
+        for table, (_, kind) in _TABLES.items():
+            ids = others.get(kind.__name__, ()) if kind is not Commit else ()
+            self.known.update(
+                oid
+                for (oid,) in by_ids(self.connection, f"SELECT id FROM {table}", ids)  # noqa: S608
+            )
+        self.corrections.look_up(self.connection, corrected)
 
-    def _look_up_corrected(self) -> None:
-        """Finds the rows of earlier measurements that the new ones correct."""
-        row = models.MeasurementRecord
-        ids = {m.supersedes for m in self.loaded.values() if isinstance(m, Measurement)}
-        for chunk in _chunks(sorted(oid for oid in ids if oid is not None)):
-            query = select(row.id, row.key, row.commit_key, row.kpi, row.slice, row.place)
-            for oid, key, commit_key, kpi, part, place in self.connection.execute(
-                query.where(row.id.in_(chunk))
-            ):
-                self.series[oid] = (
-                    key,
-                    commit_key,
-                    series_name(kpi, part),
-                    key if place is None else place,
-                )
+    def _next_key(self, table: str) -> int:
+        query = f"SELECT coalesce(max(key), 0) + 1 FROM {table}"  # noqa: S608
+        return int(self.connection.execute(query).fetchone()[0])
 
-    def _next_key(self, column: Any) -> int:
-        return (self.connection.execute(select(func.max(column))).scalar() or 0) + 1
-
-    def _parents_first(self, ids: list[ObjectId]) -> Iterator[ObjectId]:
+    def _parents_first(self, ids: Sequence[ObjectId]) -> Iterator[ObjectId]:
         """Yields an event's commits in their order, but none before its parents."""
+        if len(ids) == 1:
+            yield ids[0]
+            return
         waiting = set(ids)
         for oid in ids:
             stack = [oid]
@@ -192,63 +201,39 @@ class Projection:
 
     # rows -----------------------------------------------------------------
 
-    def _add(self, table: type[models.Record], **row: Any) -> None:
+    def _add(self, table: str, *row: Any) -> None:
         self.rows.setdefault(table, []).append(row)
 
     def _event(self, event: Event, event_hash: EventHash) -> None:
         self._add(
-            models.EventRecord,
-            number=event.number,
-            hash=event_hash,
-            time=event.time,
-            actor=event.actor,
-            command=event.command,
-            summary=event.summary,
-            tool=event.tool,
-            reason=event.reason,
-            undoes=event.undoes,
-            redoes=event.redoes,
-            objects=canonical.encode(event.objects).decode(),
-            detail=canonical.encode(event.detail).decode(),
-            host=event.host,
-            user=event.user,
-        )
+            "events", event.number, event_hash, event.time, event.actor, event.command,
+            event.summary, event.tool, event.reason, event.undoes, event.redoes,
+            canonical.encode(event.objects).decode(), canonical.encode(event.detail).decode(),
+            event.host, event.user,
+        )  # fmt: skip
         for position, change in enumerate(event.refs):
-            self._add(
-                models.RefChangeRecord,
-                event_number=event.number,
-                position=position,
-                name=change.name,
-                before=change.before,
-                after=change.after,
-            )
-            self.refs[change.name] = (change.after, event.number)
-            if change.name.startswith(BASE):
-                self._base(change.name.removeprefix(BASE), change.after, event)
-            elif change.name.startswith(ENVIRONMENT):
-                self._environment(change.name.removeprefix(ENVIRONMENT), change.after, event)
+            name, after = change.name, change.after
+            self._add("ref_changes", event.number, position, name, change.before, after)
+            self.refs[name] = None if after is None else (name, after, event.number)
+            if name.startswith(BASE):
+                self._base(name.removeprefix(BASE), after, event)
+            elif name.startswith(ENVIRONMENT):
+                self._environment(name.removeprefix(ENVIRONMENT), after, event)
 
     def _base(self, name: str, oid: str | None, event: Event) -> None:
-        source: BaseSource | None = self.loaded[oid] if oid is not None else None
-        self.bases[name] = (
-            None
-            if source is None
-            else {
-                "name": name,
-                "source_id": oid,
-                "fingerprint": source.base,
-                "path": source.path,
-                "source": source.source,
-                "copied": int(source.copied),
-                "event_number": event.number,
-            }
-        )
+        found: BaseSource | None = self.loaded[oid] if oid is not None else None
+        row = None
+        if found is not None:
+            copied = int(found.copied)
+            row = (name, oid, found.base, found.path, found.source, copied, event.number)
+        self.bases[name] = row
 
     def _environment(self, name: str, oid: str | None, event: Event) -> None:
         record: Environment | None = self.loaded[oid] if oid is not None else None
         row = None
         if record is not None and oid is not None:
-            row = projection_ship.environment_row(record, ObjectId(oid), event)
+            found = projection_ship.environment_row(record, ObjectId(oid), event)
+            row = ordered("environments", found)
         self.environments[name] = row
 
     def _ship(self, oid: ObjectId, event: Event) -> None:
@@ -256,222 +241,82 @@ class Projection:
         if record is None or oid in self.known:
             return
         commit = getattr(record, "commit", None)
-        if commit is not None and not self._has_commit(commit, f"object '{oid}'"):
+        if commit is not None and not self._has_commit(commit, "object", oid):
             return
         self.known.add(oid)
         key = None if commit is None else self.commits[commit][0]
         for table, row in projection_ship.rows_of(record, oid, event, key):
-            self._add(table, **row)
+            self._add(table, *ordered(table, row))
 
     def _commit(self, oid: ObjectId, event: Event) -> None:
         commit: Commit | None = self.loaded[oid]
         if commit is None or oid in self.commits:
             return
-        parents = [p for p in commit.parents if self._has_commit(p, f"commit '{oid}'")]
+        parents = [self.commits[p] for p in commit.parents if self._has_commit(p, "commit", oid)]
         key, self.next_commit = self.next_commit, self.next_commit + 1
-        generation = 1 + max((self.commits[p][1] for p in parents), default=0)
+        generation = 1 + max((found[1] for found in parents), default=0)
         self.commits[oid] = (key, generation)
         counts = stats(event, oid)
         self._add(
-            models.CommitRecord,
-            key=key,
-            id=oid,
-            manifest=commit.manifest,
-            base=commit.base,
-            author=commit.author,
-            time=commit.time,
-            message=commit.message,
-            tool=commit.tool,
-            run=commit.run,
-            source=commit.source.kind if commit.source else None,
-            branch=branch_of(event, oid),
-            generation=generation,
-            exact=int(not commit.errors),
-            max_error=max(commit.errors.values(), default=None),
-            params=counts.get("params"),
-            stored_bytes=counts.get("stored"),
-            event_number=event.number,
-        )
-        for position, parent in enumerate(parents):
-            self._add(
-                models.ParentRecord,
-                child_key=key,
-                position=position,
-                parent_key=self.commits[parent][0],
-            )
+            "commits", key, oid, commit.manifest, commit.base, commit.author, commit.time,
+            commit.message, commit.tool, commit.run, commit.source.kind if commit.source else None,
+            branch_of(event, oid), generation, int(not commit.errors),
+            max(commit.errors.values(), default=None), counts.get("params"), counts.get("stored"),
+            event.number,
+        )  # fmt: skip
+        for position, (parent, _) in enumerate(parents):
+            self._add("parents", key, position, parent)
         for name, value in commit.labels.items():
-            self._add(models.LabelRecord, commit_key=key, name=name, value=value)
+            self._add("labels", key, name, value)
         for position, data in enumerate(commit.data):
-            self._add(
-                models.DataRecord,
-                commit_key=key,
-                position=position,
-                name=data.name,
-                size=data.size,
-                sha256=data.sha256,
-            )
+            self._add("commit_data", key, position, data.name, data.size, data.sha256)
 
-    def _has_commit(self, oid: ObjectId, needed_by: str) -> bool:
+    def _has_commit(self, oid: ObjectId, what: str, needed_by: ObjectId) -> bool:
         if oid in self.commits:
             return True
         if self.skipped is None:
-            raise ObjectMissing(f"{needed_by} needs commit '{oid}', which no event brought", id=oid)
+            raise ObjectMissing(
+                f"{what} '{needed_by}' needs commit '{oid}', which no event brought", id=oid
+            )
         return False
 
     def _tag(self, oid: ObjectId, event: Event) -> None:
         tag: Tag | None = self.loaded[oid]
-        if tag is None or oid in self.known or not self._has_commit(tag.commit, f"tag '{oid}'"):
+        if tag is None or oid in self.known or not self._has_commit(tag.commit, "tag", oid):
             return
         self.known.add(oid)
         self._add(
-            models.TagRecord,
-            id=oid,
-            name=tag.name,
-            commit_key=self.commits[tag.commit][0],
-            tagger=tag.tagger,
-            time=tag.time,
-            message=tag.message,
-            event_number=event.number,
-        )
+            "tags", oid, tag.name, self.commits[tag.commit][0], tag.tagger, tag.time, tag.message,
+            event.number,
+        )  # fmt: skip
 
     def _measurement(self, oid: ObjectId, event: Event) -> None:
         found: Measurement | None = self.loaded[oid]
         if found is None or oid in self.known:
             return
-        if not self._has_commit(found.commit, f"measurement '{oid}'"):
+        if not self._has_commit(found.commit, "measurement", oid):
             return
         self.known.add(oid)
         key, self.next_measurement = self.next_measurement, self.next_measurement + 1
         commit_key, series = self.commits[found.commit][0], series_name(found.kpi, found.slice)
-        place = self._correct(found, key, commit_key, series)
-        self.series[oid] = (key, commit_key, series, place)
+        place = self.corrections.place(oid, found.supersedes, key, commit_key, series)
+        value = found.value
         self._add(
-            models.MeasurementRecord,
-            key=key,
-            id=oid,
-            commit_key=commit_key,
-            kpi=found.kpi,
-            value=found.value,
-            is_nan=int(found.value is None),
-            samples=found.samples,
-            dataset=found.dataset,
-            source=found.source,
-            actor=found.actor,
-            time=found.time,
-            event_number=event.number,
-            stderr=found.stderr,
-            values_id=found.values,
-            dataset_sha256=found.dataset_sha256,
-            slice=found.slice,
-            tool=found.tool,
-            seed=found.seed,
-            supersedes=found.supersedes,
-            reason=found.reason,
-            place=place,
-        )
-        self.latest[commit_key, series] = {
-            "commit_key": commit_key,
-            "kpi": series,
-            "measurement_key": key,
-            "value": found.value,
-        }
-
-    def _correct(self, found: Measurement, key: int, commit_key: int, series: str) -> int:
-        """Notes what a measurement corrects; returns its place among those of its series."""
-        old = self.series.get(found.supersedes) if found.supersedes is not None else None
-        if old is None:
-            return key
-        old_key, old_commit, old_series, old_place = old
-        self.corrected.setdefault(old_key, key)
-        self.unsettled[old_commit, old_series] = self.unsettled[commit_key, series] = None
-        return old_place if (old_commit, old_series) == (commit_key, series) else key
+            "measurements", key, oid, commit_key, found.kpi, value, int(value is None),
+            found.samples, found.dataset, found.source, found.actor, found.time, event.number,
+            place, found.stderr, found.values, found.dataset_sha256, found.slice, found.tool,
+            found.seed, found.supersedes, found.reason,
+        )  # fmt: skip
+        if not self.fresh:
+            self.latest[commit_key, series] = (commit_key, series, key, value)
 
     # writing --------------------------------------------------------------
 
     def _flush(self) -> None:
-        for table in (
-            models.EventRecord,
-            models.RefChangeRecord,
-            models.CommitRecord,
-            models.ParentRecord,
-            models.LabelRecord,
-            models.DataRecord,
-            models.TagRecord,
-            models.MeasurementRecord,
-            models.DeploymentRecord,
-            models.RequestRecord,
-            models.ApprovalRecord,
-            models.VerdictRecord,
-            models.SignatureRecord,
-        ):
-            if rows := self.rows.get(table):
-                self.connection.execute(insert(table), rows)
-        refs = [
-            {"name": name, "value": value, "event_number": number}
-            for name, (value, number) in self.refs.items()
-            if value is not None
-        ]
-        self._replace(models.RefRecord, list(self.refs), refs)
-        for named, found in (
-            (models.BaseRecord, self.bases),
-            (models.EnvironmentRecord, self.environments),
-        ):
-            self._replace(named, list(found), [row for row in found.values() if row])
-        latest = models.LatestRecord
-        if self.latest:
-            self.connection.execute(
-                delete(latest).where(
-                    latest.commit_key == bindparam("key"), latest.kpi == bindparam("name")
-                ),
-                [{"key": commit_key, "name": kpi} for commit_key, kpi in self.latest],
-            )
-            self.connection.execute(insert(latest), list(self.latest.values()))
-        if self.corrected:
-            self._settle()
-
-    def _settle(self) -> None:
-        """Finds out what counts in the series that have a correction."""
-        row, latest = models.MeasurementRecord, models.LatestRecord
-        self.connection.execute(
-            update(row)
-            .where(row.key == bindparam("old"), row.superseded_by.is_(None))
-            .values(superseded_by=bindparam("new")),
-            [{"old": old, "new": new} for old, new in self.corrected.items()],
-        )
-        for commit_key, series in self.unsettled:
-            here = (latest.commit_key == commit_key, latest.kpi == series)
-            self.connection.execute(delete(latest).where(*here))
-            kpi, part = split_series(series)
-            counts = self.connection.execute(
-                select(row.key, row.value)
-                .where(
-                    row.commit_key == commit_key,
-                    or_(
-                        and_(row.kpi == series, row.slice.is_(None)),
-                        and_(row.kpi == kpi, row.slice == part),
-                    ),
-                    row.superseded_by.is_(None),
-                )
-                .order_by(row.place.desc(), row.key.desc())
-                .limit(1)
-            ).first()
-            if counts is not None:
-                self._insert_latest(commit_key, series, counts.key, counts.value)
-
-    def _insert_latest(self, commit_key: int, series: str, key: int, value: float | None) -> None:
-        self.connection.execute(
-            insert(models.LatestRecord).values(
-                commit_key=commit_key, kpi=series, measurement_key=key, value=value
-            )
-        )
-
-    def _replace(self, table: Any, names: list[str], rows: list[_Row]) -> None:
-        for chunk in _chunks(names):
-            self.connection.execute(delete(table).where(table.name.in_(chunk)))
-        if rows:
-            self.connection.execute(insert(table), rows)
-
-
-def _chunks(values: list[str]) -> Iterator[list[str]]:
-    for start in range(0, len(values), _IN_CHUNK):
-        yield values[start : start + _IN_CHUNK]
+        insert(self.connection, self.rows)
+        replace(self.connection, "refs", self.refs)
+        replace(self.connection, "bases", self.bases)
+        replace(self.connection, "environments", self.environments)
+        if not self.fresh:
+            replace_latest(self.connection, self.latest.values())
+            self.corrections.settle(self.connection)

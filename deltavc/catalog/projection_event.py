@@ -10,13 +10,16 @@ from deltavc.records.model import Event
 __all__ = ["branch_of", "brought_by", "stats"]
 
 BRANCH = "branch:"
+BROUGHT = ("commits", "tags", "measurements", *KINDS)
 
 
 def brought_by(event: Event) -> dict[str, list[ObjectId]]:
-    """Returns the ids that an event's detail says it brought."""
+    """Returns the ids that an event's detail says it brought, by the key there."""
     ids: dict[str, list[ObjectId]] = {}
-    for key in ("commits", "tags", "measurements", *KINDS):
-        found = event.detail.get(key, [])
+    for key in BROUGHT:
+        if key not in event.detail:
+            continue
+        found = event.detail[key]
         if not isinstance(found, list) or not all(
             isinstance(oid, str) and is_object_id(oid) for oid in found
         ):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from deltavc.catalog import models
 from deltavc.ids import ObjectId
 from deltavc.records import canonical
 from deltavc.records.model import Event
@@ -20,7 +19,7 @@ from deltavc.records.ship import (
 
 __all__ = ["KINDS", "environment_row", "rows_of"]
 
-Row = tuple[type[models.Record], dict[str, Any]]
+Row = tuple[str, dict[str, Any]]
 
 KINDS: dict[str, tuple[str, type[Deployment | Request | Approval | Signature]]] = {
     "deployments": ("deployment", Deployment),
@@ -55,7 +54,7 @@ def rows_of(
     """
     if isinstance(record, Signature):
         yield (
-            models.SignatureRecord,
+            "signatures",
             {
                 "id": oid,
                 "object": record.object,
@@ -78,7 +77,7 @@ def rows_of(
         "event_number": event.number,
     }
     if isinstance(record, Approval):
-        yield models.ApprovalRecord, row | {"request": record.request}
+        yield "approvals", row | {"request": record.request}
         return
     row |= {
         "definition": record.definition,
@@ -88,9 +87,9 @@ def rows_of(
         "promoted_from": record.promoted_from,
     }
     if isinstance(record, Request):
-        yield models.RequestRecord, row
+        yield "requests", row
     else:
-        yield models.DeploymentRecord, row | _deployment(record, event)
+        yield "deployments", row | _deployment(record, event)
     yield from _verdicts(record.gates, event)
 
 
@@ -125,7 +124,7 @@ def _verdicts(gates: Sequence[GateSeen], event: Event) -> Iterator[Row]:
         }
         for rule in gate.rules:
             yield (
-                models.VerdictRecord,
+                "verdicts",
                 shared
                 | {
                     "position": position,

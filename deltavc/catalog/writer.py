@@ -1,24 +1,21 @@
 """Keeping the catalog: made by migrations, moved forward by events, made anew from files.
 
-Imports SQLAlchemy, which costs a good part of a second; what only asks uses
-:mod:`deltavc.catalog.reader`.
+Migrations import SQLAlchemy, which costs a good part of a second; rows are written, as
+they are read, through the standard library alone.
 """
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Protocol, Self
 
-from sqlalchemy import Connection, select, update
-from sqlalchemy.exc import DBAPIError
-
 from deltavc.catalog import files
-from deltavc.catalog.engine import make_engine
 from deltavc.catalog.errors import CatalogUnusable
-from deltavc.catalog.models import Meta
+from deltavc.catalog.fresh import filled
 from deltavc.catalog.projection import Entry, Load, Projection, Skipped
 from deltavc.ids import EventHash
 
@@ -28,7 +25,6 @@ Applied = tuple[int, EventHash]
 """Number and hash of the last event that the catalog holds."""
 
 _BATCH = 1000  # events of one transaction when catching up: a second of work, a few MB of rows
-_FAILURES = (DBAPIError, *files.FAILURES)
 
 
 class Log(Protocol):
@@ -50,7 +46,6 @@ class Catalog:
     def __init__(self, path: Path, *, busy_seconds: float = files.BUSY_SECONDS) -> None:
         self.path = path
         self.busy_seconds = busy_seconds
-        self._engine = make_engine(path, "rw", busy_seconds)
 
     @classmethod
     def open_or_create(cls, path: Path, *, busy_seconds: float = files.BUSY_SECONDS) -> Self:
@@ -83,7 +78,6 @@ class Catalog:
 
     def close(self) -> None:
         """Ends the use of the catalog."""
-        self._engine.dispose()
 
     def applied(self) -> Applied:
         """Returns number and hash of the last event applied.
@@ -127,9 +121,7 @@ class Catalog:
             if not todo:
                 return applied
             Projection(connection, load, skipped).write(todo)
-            number, event_hash = todo[-1][0].number, todo[-1][1]
-            connection.execute(update(Meta).values(applied_number=number, applied_hash=event_hash))
-            return number, event_hash
+            return _note_applied(connection, todo[-1])
 
     def catch_up(self, log: Log, load: Load, *, skipped: Skipped | None = None) -> Applied:
         """Applies what a log has and the catalog lacks, a thousand events a transaction.
@@ -186,8 +178,7 @@ class Catalog:
             files.remove_database(beside)  # what a killed rebuild left
             fresh = type(self)(beside, busy_seconds=self.busy_seconds)
             fresh._migrate()
-            applied = fresh.catch_up(log, load, skipped=skipped)
-            fresh.close()
+            applied = fresh._fill(log, load, skipped)
             files.sync_path(beside)
             with files.guard(self.path.parent, exclusive=True, timeout=self.busy_seconds):
                 files.remove_database(self.path)
@@ -195,6 +186,18 @@ class Catalog:
                 files.sync_path(self.path.parent)
         except OSError as error:
             raise files.unusable(error, self.path) from error
+        return applied
+
+    def _fill(self, log: Log, load: Load, skipped: Skipped | None) -> Applied:
+        """Applies all of a log to a new catalog that nobody else has open."""
+        applied: Applied = (0, EventHash("0" * 64))
+        with self._failing(), filled(self.path, self.busy_seconds) as (connection, make_indexes):
+            projection = Projection(connection, load, skipped, fresh=True)
+            entries = iter(log.read(1))
+            while batch := list(islice(entries, _BATCH)):
+                projection.write(_unapplied(batch, applied))
+                applied = _note_applied(connection, batch[-1])
+            projection.finish(make_indexes)
         return applied
 
     def _is_current(self) -> bool:
@@ -218,22 +221,11 @@ class Catalog:
         return True
 
     def _migrate(self) -> None:
-        from deltavc.catalog import migrations
+        from deltavc.catalog.migrate import migrate
 
         if not self.path.exists():
             self._remove_side_files()
-        engine = make_engine(self.path, "rwc", self.busy_seconds)
-        try:
-            with engine.begin() as connection:
-                migrations.upgrade(connection)
-                connection.execute(update(Meta).values(schema=files.SCHEMA))
-                connection.exec_driver_sql(f"PRAGMA application_id = {files.APPLICATION_ID}")
-                connection.exec_driver_sql(f"PRAGMA user_version = {files.SCHEMA}")
-            files.sync_path(self.path.parent)
-        except _FAILURES as error:
-            raise files.unusable(_cause(error), self.path) from error
-        finally:
-            engine.dispose()
+        migrate(self.path, self.busy_seconds)
 
     def _remove_side_files(self) -> None:
         try:
@@ -242,25 +234,43 @@ class Catalog:
             raise files.unusable(error, self.path) from error
 
     @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
-        with files.guard(self.path.parent, exclusive=False, timeout=self.busy_seconds):
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Begins a transaction that writes, on a connection of its own.
+
+        None is kept: one that outlived a replacement of the file would delete the new
+        file's write-ahead log when it is closed. The write lock is taken at once: SQLite
+        refuses a transaction that reads first and writes later when another writer came in
+        between, and no busy timeout helps then.
+        """
+        guarded = files.guard(self.path.parent, exclusive=False, timeout=self.busy_seconds)
+        with guarded, self._failing():
+            connection = files.connect_to_write(self.path, "rw", self.busy_seconds)
             try:
-                with self._engine.begin() as connection:
-                    yield connection
-            except _FAILURES as error:
-                raise files.unusable(_cause(error), self.path) from error
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+                connection.execute("COMMIT")
+            finally:
+                connection.close()  # what is not committed is rolled back
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except files.FAILURES as error:
+            raise files.unusable(error, self.path) from error
 
 
-def _cause(error: BaseException) -> BaseException:
-    """Returns SQLite's own error, which knows its name, from SQLAlchemy's."""
-    return error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-
-
-def _applied(connection: Connection) -> Applied:
-    row = connection.execute(select(Meta.applied_number, Meta.applied_hash)).first()
+def _applied(connection: sqlite3.Connection) -> Applied:
+    row = connection.execute("SELECT applied_number, applied_hash FROM meta").fetchone()
     if row is None:
         raise CatalogUnusable("the catalog does not say which events it holds", reason="damaged")
-    return row.applied_number, EventHash(row.applied_hash)
+    return row[0], EventHash(row[1])
+
+
+def _note_applied(connection: sqlite3.Connection, last: Entry) -> Applied:
+    applied = last[0].number, last[1]
+    connection.execute("UPDATE meta SET applied_number = ?, applied_hash = ?", applied)
+    return applied
 
 
 def _unapplied(events: Iterable[Entry], applied: Applied) -> list[Entry]:

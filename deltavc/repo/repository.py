@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -245,7 +245,7 @@ class Repository:
                 self._spare = Path(tempfile.mkdtemp(prefix="deltavc-")) / "catalog.db"
                 weakref.finalize(self, shutil.rmtree, self._spare.parent, ignore_errors=True)
             with Catalog.open_or_create(self._spare) as catalog:
-                catalog.catch_up(self.log, self.load_body, skipped=self.note_skipped)
+                catalog.catch_up(self.log, self._bodies(), skipped=self.note_skipped)
             return CatalogReader(self._spare)
         except (CatalogUnusable, OSError):
             return None
@@ -255,7 +255,7 @@ class Repository:
         from deltavc.catalog.writer import Catalog
 
         with _told_apart(), Catalog.open_or_create(self.layout.catalog) as catalog:
-            catalog.catch_up(self.log, self.load_body, skipped=self.note_skipped)
+            catalog.catch_up(self.log, self._bodies(), skipped=self.note_skipped)
 
     def rebuild_catalog(self) -> None:
         """Makes the catalog anew from objects and event log."""
@@ -264,7 +264,7 @@ class Repository:
 
         lock = RepositoryLock(self.layout.lock, "catalog rebuild", self.session.lock_timeout)
         with lock, _told_apart(), Catalog(self.layout.catalog) as catalog:
-            catalog.rebuild(self.log, self.load_body, skipped=self.note_skipped)
+            catalog.rebuild(self.log, self._bodies(), skipped=self.note_skipped)
 
     def note_skipped(self, kind: str, oid: ObjectId, error: DeltavcError) -> None:
         """Warns of an object that the catalog had to leave out: it must not block a command."""
@@ -332,6 +332,12 @@ class Repository:
         from deltavc.codec.frames import Part
 
         return self.store.put(kind, [Part(canonical.encode(record))])
+    def _bodies(self) -> Callable[[str, ObjectId], bytes]:
+        """Returns what reads bodies of objects for those who want many, in the log's order."""
+        from deltavc.store.bulk import BulkReader
+
+        return BulkReader(self.store).get
+
 
     def commit(self, oid: CommitId) -> Commit:
         """Returns a commit."""

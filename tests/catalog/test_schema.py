@@ -11,7 +11,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine
 
-from deltavc.catalog import files, migrations, models
+from deltavc.catalog import files, migrations, models, tables
 from deltavc.catalog.engine import make_engine
 from deltavc.catalog.writer import Catalog
 
@@ -248,3 +248,20 @@ def test_the_views_say_what_the_records_say(path, history):
         " FROM v_events WHERE number = 2"
     ).fetchone() == ("branch:main", first)
     db.close()
+
+
+def test_the_statements_that_add_rows_name_the_columns_of_the_tables(db):
+    for table, columns in tables.COLUMNS.items():
+        found = {row[1] for row in db.execute(f"PRAGMA table_info({table})")}
+        assert len(set(columns)) == len(columns)
+        assert found - set(columns) == ({"superseded_by"} if table == "measurements" else set())
+        assert set(columns) <= found
+    ours = {t.name for t in models.Record.metadata.tables.values()} - {"meta"}
+    assert set(tables.COLUMNS) == ours
+
+
+def test_tables_are_filled_in_an_order_in_which_no_row_refers_to_a_later_one(db):
+    order = list(tables.COLUMNS)
+    for table in order:
+        for row in db.execute(f"PRAGMA foreign_key_list({table})"):
+            assert order.index(row[2]) < order.index(table)
