@@ -24,7 +24,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deltavc.api_audit import Auditing
 from deltavc.api_measure import Measuring
+from deltavc.api_ship import Shipping
 from deltavc.repo.repository import Repository as _Repository
 from deltavc.repo.session import Progress, Session, Signing, no_progress
 
@@ -130,7 +132,7 @@ def init(
     return Repository(repo)
 
 
-class Repository(Measuring):
+class Repository(Measuring, Shipping, Auditing):
     """A repository, with a method for each verb.
 
     Made by :func:`open` and :func:`init`. Options are those of the command line,

@@ -157,6 +157,18 @@ class ShipReader:
             return _deployment(row)
         return None
 
+    def deployment_number(self, oid: DeploymentId) -> int | None:
+        """Returns the number of a deployment's event; None if there is no such deployment."""
+        for row in self._db.rows("SELECT event_number FROM deployments WHERE id = ?", oid):
+            return int(row[0])
+        return None
+
+    def request_number(self, oid: RequestId) -> int | None:
+        """Returns the number of a request's event; None if there is no such request."""
+        for row in self._db.rows("SELECT event_number FROM requests WHERE id = ?", oid):
+            return int(row[0])
+        return None
+
     def deployment_by_key(self, environment: str, key: str) -> DeploymentRow | None:
         """Returns the deployment that an idempotency key was used for; None for a new key."""
         for row in self._db.rows(

@@ -23,6 +23,7 @@ else:
 __all__ = [
     "BASE",
     "BRANCH",
+    "ENVIRONMENT",
     "GATE",
     "KEY_VALUE",
     "KPI",
@@ -31,12 +32,14 @@ __all__ = [
     "TIME",
     "as_kind",
     "dry_run",
+    "key",
     "kpi_names",
     "label",
     "limit",
     "max_rank",
     "message",
     "option",
+    "override_gate",
     "param",
     "reason",
     "rel_error",
@@ -146,6 +149,7 @@ TAG = Names("NAME", "tag")
 BASE = Names("NAME", "base")
 KPI = Names("NAME", "kpi")
 GATE = Names("NAME", "gate")
+ENVIRONMENT = Names("NAME", "env")
 TIME = Time()
 
 
@@ -191,6 +195,23 @@ def label(text: str) -> Callable[[F], F]:
 def reason(text: str = "Kept in the audit trail") -> Callable[[F], F]:
     """Adds ``--reason``; the parameter is ``reason: str | None``."""
     return option("--reason", metavar="TEXT", help=text)
+
+
+def override_gate() -> Callable[[F], F]:
+    """Adds ``--override-gate``; the parameter is ``override: tuple[str, ...]``."""
+    return option(
+        "--override-gate",
+        "override",
+        metavar="NAME",
+        multiple=True,
+        type=GATE,
+        help="Deploy in spite of this gate; needs --reason; refused where protected",
+    )
+
+
+def key() -> Callable[[F], F]:
+    """Adds ``--key``; the parameter is ``key: str | None``."""
+    return option("--key", metavar="TEXT", help="Idempotency key: the same key is done once")
 
 
 def sign() -> Callable[[F], F]:

@@ -16,9 +16,11 @@ __all__ = [
     "KINDS",
     "check_kpi",
     "check_series",
+    "checked_table",
     "gate_from_table",
     "kpi_from_table",
     "quantile_of",
+    "text_of",
 ]
 
 KINDS = ("proportion", "mean", "quantile", "count")
@@ -156,8 +158,8 @@ def kpi_from_table(name: str, table: object, origin: str) -> Kpi:
         InvalidName: A KPI cannot be called that.
     """
     where = f"'kpi.{name[:80]}' in {origin}"
-    values = _table(table, _KPI_KEYS, where)
-    kind = _text(values, "kind", where)
+    values = checked_table(table, _KPI_KEYS, where)
+    kind = text_of(values, "kind", where)
     number, quantile = values.get("min_samples", 0), values.get("quantile")
     if type(number) is not int:
         raise UsageError(f"min_samples of {where} is not a whole number", hint="min_samples = 1000")
@@ -166,12 +168,12 @@ def kpi_from_table(name: str, table: object, origin: str) -> Kpi:
     return check_kpi(
         Kpi(
             name=name,
-            direction=_text(values, "direction", where),
+            direction=text_of(values, "direction", where),
             kind=kind,
-            unit=_text(values, "unit", where, ""),
+            unit=text_of(values, "unit", where, ""),
             min_samples=number,
             quantile=None if quantile is None else float(quantile),
-            description=_text(values, "description", where, ""),
+            description=text_of(values, "description", where, ""),
         )
     )
 
@@ -193,18 +195,31 @@ def gate_from_table(name: str, table: object, origin: str) -> Gate:
     """
     check_name(name, "gate")
     where = f"'gate.{name}' in {origin}"
-    values = _table(table, _GATE_KEYS, where)
+    values = checked_table(table, _GATE_KEYS, where)
     rules = values.get("require")
     if not isinstance(rules, list) or not all(isinstance(rule, str) for rule in rules):
         raise UsageError(
             f"require of {where} is not a list of rules", hint='require = ["accuracy >= 0.85"]'
         )
-    description = _text(values, "description", where, "")
+    description = text_of(values, "description", where, "")
     _check_text(description, f"gate '{name}'")
     return Gate(name, tuple(rules), description)
 
 
-def _table(table: object, keys: tuple[str, ...], where: str) -> Mapping[str, Any]:
+def checked_table(table: object, keys: tuple[str, ...], where: str) -> Mapping[str, Any]:
+    """Returns a table of a policy file, if it holds nothing that it does not take.
+
+    Args:
+        table: What TOML made of it.
+        keys: What it takes.
+        where: Where it is, for messages.
+
+    Returns:
+        The table.
+
+    Raises:
+        UsageError: It is no table, or holds something else.
+    """
     if not isinstance(table, Mapping):
         raise UsageError(f"{where} is not a table", hint=f"it takes: {', '.join(keys)}")
     for key in table:
@@ -217,7 +232,21 @@ def _table(table: object, keys: tuple[str, ...], where: str) -> Mapping[str, Any
     return table
 
 
-def _text(values: Mapping[str, Any], key: str, where: str, default: str | None = None) -> str:
+def text_of(values: Mapping[str, Any], key: str, where: str, default: str | None = None) -> str:
+    """Returns a text of a table.
+
+    Args:
+        values: The table.
+        key: Which value.
+        where: Where it is, for messages.
+        default: What a missing one counts as; without it, missing is an error.
+
+    Returns:
+        The text.
+
+    Raises:
+        UsageError: It is missing, or no text.
+    """
     value = values.get(key, default)
     if not isinstance(value, str):
         what = "is missing" if value is None else "is not a text"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from deltavc.errors import Protected, UnknownRevision
-from deltavc.ids import check_name
+from deltavc.ids import check_name, is_object_id, short
 from deltavc.kpi.estimates import Observed
 from deltavc.kpi.rules import parse
 from deltavc.kpi.verdicts import Evidence, Find, Verdict, judge, worst
@@ -186,7 +186,8 @@ def _hints(verdicts: Sequence[Verdict], policy: Policy, rev: str, against: str |
     hints = []
     for verdict in verdicts:
         if verdict.missing:
-            on = rev if verdict.missing == "revision" else against
+            on = rev if verdict.missing == "revision" else against or ""
+            on = short(on) if is_object_id(on) else on
             hints.append(f"deltavc kpi add {on} '{verdict.series}=VALUE' --samples N")
         kpi = split_series(verdict.series)[0]
         if verdict.verdict == "inconclusive" and kpi not in policy.kpis and not verdict.missing:

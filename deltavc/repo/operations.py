@@ -7,7 +7,7 @@ ever deleted or edited.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from deltavc.errors import AmbiguousRevision, AuditChainBroken, NothingToUndo, UnknownRevision
@@ -24,8 +24,14 @@ __all__ = ["find", "log", "redo", "restore", "show", "state_at", "undo"]
 
 OP_DIGITS = 8
 MIN_PREFIX = 4
-NOT_UNDOABLE = {"init"}
-"""Where the history begins; deployments will join it."""
+OUTSIDE = {"deploy", "promote", "rollback"}
+"""What others see: taking the record back would not take back what happened."""
+
+NOT_UNDOABLE = {"init", "env define", "env approve", "env mark", *OUTSIDE}
+"""Where the history begins, what others see and rely on, and what people answered for."""
+
+_KEPT = ("serve:", "marks:")
+"""Refs that say what environments serve; only their own verbs move them."""
 
 
 class Stack:
@@ -172,7 +178,19 @@ def undo(repo: Repository, *, dry_run: bool = False) -> Undone:
             change.undoes = target.number
         refs = [RefChange(ref.name, ref.after, ref.before) for ref in target.refs]
         _move(change, refs, f"undo: {target.summary}", dry_run=dry_run)
-    return _undone(repo, change, target, refs, dry_run=dry_run)
+    passed = _passed_over(repo, target.number)
+    return _undone(repo, change, target, refs, dry_run=dry_run, passed=passed)
+
+
+def _passed_over(repo: Repository, number: int) -> list[str]:
+    """Says of what environments did since an event that undoing does not take it back."""
+    return [
+        f"{event.summary} stays: what takes it back is deltavc rollback"
+        f" {ref.name.removeprefix('serve:')}"
+        for event, _ in repo.log.read(number + 1)
+        for ref in event.refs
+        if event.command in OUTSIDE and ref.name.startswith("serve:")
+    ][-3:]
 
 
 def redo(repo: Repository, *, dry_run: bool = False) -> Undone:
@@ -221,7 +239,7 @@ def restore(repo: Repository, operation: str, *, dry_run: bool = False) -> Undon
         refs = [
             RefChange(name, now.get(name), then.get(name))
             for name in sorted(set(now) | set(then))
-            if now.get(name) != then.get(name)
+            if now.get(name) != then.get(name) and not name.startswith(_KEPT)
         ]
         _move(change, refs, f"restore: {event.summary}", dry_run=dry_run)
     return _undone(repo, change, event, refs, dry_run=dry_run)
@@ -236,14 +254,20 @@ def _move(change: Change, refs: list[RefChange], summary: str, *, dry_run: bool)
 
 
 def _undone(
-    repo: Repository, change: Change, target: Event, refs: list[RefChange], *, dry_run: bool
+    repo: Repository,
+    change: Change,
+    target: Event,
+    refs: list[RefChange],
+    *,
+    dry_run: bool,
+    passed: Sequence[str] = (),
 ) -> Undone:
-    written, notes = False, []
+    written, notes = False, list(passed)
     if not dry_run and (target.detail.get("workspace") or _held_head(repo, change.state)):
         from deltavc.repo.checkout import follow_head
 
         written, note = follow_head(repo)
-        notes = [note] if note else []
+        notes += [note] if note else []
     taken = next((oid for event, oid in repo.log.read(target.number) if event == target), "")
     return Undone(
         operation=change.event_hash,

@@ -6,8 +6,6 @@ where each comes from. Recorded ones are the refs ``kpi:NAME`` and ``gate:NAME``
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +15,7 @@ from deltavc.kpi.definitions import gate_from_table, kpi_from_table
 from deltavc.kpi.rules import parse
 from deltavc.records import canonical
 from deltavc.records.model import Gate, Kpi
-from deltavc.repo.layout import read_text
+from deltavc.repo.policy_file import FILE, read_policy_file, tables
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FILE", "RECORDED", "Policy", "canonical_gate", "read_policy", "read_tables"]
 
-FILE = "deltavc.toml"
 RECORDED = "recorded"
 KPI, GATE = "kpi:", "gate:"
 
@@ -98,35 +95,16 @@ def read_tables(path: Path) -> tuple[dict[str, Kpi], dict[str, Gate]]:
         UsageError: The file cannot be read, or holds what is no definition.
         InvalidName: A KPI or a gate cannot be called that.
     """
-    try:
-        content = tomllib.loads(read_text(path))
-    except (FileNotFoundError, NotADirectoryError):
-        return {}, {}
-    except OSError as error:
-        raise UsageError(
-            f"the policy file '{path}' cannot be read: {error.strerror}",
-            hint="make it readable, or move it away",
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise UsageError(
-            f"the policy file '{path}' is not valid TOML: {error}", hint="repair the file"
-        ) from error
+    content = read_policy_file(path)
     kpis = {
         name: kpi_from_table(name, table, path.name)
-        for name, table in _tables(content, "kpi", path).items()
+        for name, table in tables(content, "kpi", path).items()
     }
     gates = {
         name: canonical_gate(gate_from_table(name, table, path.name))
-        for name, table in _tables(content, "gate", path).items()
+        for name, table in tables(content, "gate", path).items()
     }
     return kpis, gates
-
-
-def _tables(content: Mapping[str, Any], name: str, path: Path) -> Mapping[str, Any]:
-    found = content.get(name, {})
-    if not isinstance(found, Mapping):
-        raise UsageError(f"'{name}' in '{path}' is not a table", hint=f"write it as [{name}.NAME]")
-    return found
 
 
 def canonical_gate(gate: Gate) -> Gate:

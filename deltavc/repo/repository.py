@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from deltavc.catalog.errors import CatalogUnusable
+from deltavc.codec.room import Room, heap
 from deltavc.errors import (
     DeltavcError,
     RepositoryError,
@@ -102,7 +103,14 @@ class Repository:
             NotARepository: There is none.
             FormatTooNew: A newer deltavc wrote it.
         """
-        return cls(discover(start), session)
+        from deltavc.repo.spool import spool_folder
+
+        repo = cls(discover(start), session)
+        if spool_folder(repo.layout.folder).is_dir():
+            from deltavc.repo.serving import settle
+
+            settle(repo)
+        return repo
 
     def look_at(self, operation: str) -> None:
         """Makes the repository answer as it was right after an operation, and read-only.
@@ -324,6 +332,12 @@ class Repository:
         """Returns the body of an object of this kind."""
         return bytes(self.store.get(oid, kind))
 
+    def _bodies(self) -> Callable[[str, ObjectId], bytes]:
+        """Returns what reads bodies of objects for those who want many, in the log's order."""
+        from deltavc.store.bulk import BulkReader
+
+        return BulkReader(self.store).get
+
     def _record(self, kind: str, oid: ObjectId, model: type[_T]) -> _T:
         return canonical.decode(self.store.get(oid, kind), model)
 
@@ -332,12 +346,6 @@ class Repository:
         from deltavc.codec.frames import Part
 
         return self.store.put(kind, [Part(canonical.encode(record))])
-    def _bodies(self) -> Callable[[str, ObjectId], bytes]:
-        """Returns what reads bodies of objects for those who want many, in the log's order."""
-        from deltavc.store.bulk import BulkReader
-
-        return BulkReader(self.store).get
-
 
     def commit(self, oid: CommitId) -> Commit:
         """Returns a commit."""
@@ -359,13 +367,13 @@ class Repository:
         """Returns where a base is."""
         return self._record("basesource", oid, BaseSource)
 
-    def delta(self, oid: DeltaId) -> Delta:
+    def delta(self, oid: DeltaId, room: Room = heap) -> Delta:
         """Returns a delta, from the store or of a comparison that records nothing."""
         from deltavc.delta.kinds import from_body
 
         if oid in self.transient:
             return self.transient[oid]
-        delta = from_body(self.store.get(oid, "delta"))
+        delta = from_body(self.store.get(oid, "delta", room=room))
         if not delta.blobs:
             return delta
         return delta.with_blobs({n: self.store.get(b, "blob") for n, b in delta.blobs.items()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Literal
 
 from deltavc.errors import AmbiguousRevision, UnknownRevision, UsageError
@@ -20,6 +21,7 @@ __all__ = ["Range", "parse_range", "peel", "resolve"]
 
 _STEP = re.compile(r"[~^]\d{0,6}")
 _PREFIX = re.compile(r"[0-9a-f]{4,64}\Z")
+ENVIRONMENT = "env:"
 MAX_SHOWN = 5
 
 
@@ -48,7 +50,10 @@ def resolve(repo: Repository, text: str, state: State | None = None) -> CommitId
     """
     state = state or repo.state()
     name, steps = _split(text)
-    commit = _named(repo, name, state)
+    if name.startswith(ENVIRONMENT):
+        commit, steps = _served(repo, name, steps, text)
+    else:
+        commit = _named(repo, name, state)
     for step in steps:
         commit = _walk(repo, commit, step, text)
     return commit
@@ -140,13 +145,27 @@ def _qualified(repo: Repository, kind: str, rest: str, name: str, state: State) 
     if kind == "best":
         kpi, _, within = rest.partition("@")
         return _best(repo, kpi, within or HEAD, state)
-    if kind == "env":
-        raise UnknownRevision(
-            f"environment '{rest.partition('~')[0]}' is not defined",
-            hint="list what there is: deltavc log --all",
-            revision=name,
-        )
     raise _unknown(name, state)
+
+
+def _served(repo: Repository, name: str, steps: list[str], text: str) -> tuple[CommitId, list[str]]:
+    """Finds what an environment serves; ``~N`` right behind it is what it served before."""
+    from deltavc.repo.serving import Served
+
+    environment = Served(repo, name.removeprefix(ENVIRONMENT))
+    back, rest = 0, steps
+    if steps and steps[0].startswith("~"):
+        back, rest = int(steps[0][1:] or 1), steps[1:]
+    commits = (s.record.commit for s in environment.standings())
+    commit = next(islice((commit for commit, _ in groupby(commits)), back, None), None)
+    if commit is None:
+        told = "served nothing before that" if back else "serves nothing"
+        raise UnknownRevision(
+            f"'{text[:80]}': environment '{environment.name}' {told}",
+            hint=f"what it served: deltavc env log {environment.name}",
+            revision=text,
+        )
+    return commit, rest
 
 
 def _best(repo: Repository, kpi: str, within: str, state: State) -> CommitId:
