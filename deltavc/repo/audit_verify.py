@@ -139,6 +139,8 @@ class _Walk:
         self._clock(event)
         for change in event.refs:
             self._ref(event, change.name, change.before, change.after)
+            if change.after is not None and is_object_id(change.after):
+                self.objects.setdefault(ObjectId(change.after), event.number)
         for oid in event.objects:
             self.objects.setdefault(oid, event.number)
         for value in event.detail.get("signatures", ()):
