@@ -24,6 +24,7 @@ __all__ = ["doctor"]
 
 EXTRAS = {
     "adapt": ("transformers", "peft"),
+    "attest": ("cyclonedx", "in_toto_attestation", "model_signing", "OpenSSL"),
     "cloud": ("obstore",),
     "postgres": ("psycopg",),
     "report": ("matplotlib",),
