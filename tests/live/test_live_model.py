@@ -49,6 +49,17 @@ def test_it_holds_the_bits_that_checkout_writes(studio: Studio, staging: str, ba
         assert live.verify().ok
 
 
+def test_it_answers_with_what_show_resolves(studio: Studio) -> None:
+    revs = [studio.lora(), studio.noisy()]
+    live = studio.repo.live(Net(), revs[0])
+    for rev in (*revs, revs[0]):
+        live.switch(rev)
+        with live.serving() as served:
+            assert live.serving_id == studio.repo.serving_id(served)
+        assert studio.repo.show(live.serving_id).id == rev
+        assert live.serving_id.isascii()
+
+
 def test_only_what_differs_is_replaced(studio: Studio) -> None:
     one, two = studio.lora("first", "second"), studio.lora("first")
     live = studio.repo.live(Net(), one)
