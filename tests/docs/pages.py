@@ -40,6 +40,7 @@ NUMBERS = (
     (re.compile(r"\bjust now\b|\b\d+ (?:s|min|h) ago\b"), "AGO"),
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d)?(?:\.\d+)?(?:Z| UTC)?"), "TIME"),
     (re.compile(r"\d+\.\d+(?:e-?\d+)?"), "NUMBER"),
+    (re.compile(r"\bSHA256:[\w+/]{43}"), "FINGERPRINT"),
     (re.compile(r"'/[^' ]*/"), "'/PATH/"),
     (re.compile(r"  +"), " "),
 )

@@ -20,7 +20,7 @@ from deltavc.cli.root import ROOT
 from deltavc.cli.settings import SETTINGS
 from deltavc.cli.verb import VerbGroup
 from deltavc.cli.verbs import VERBS
-from deltavc.records import model, receipt
+from deltavc.records import model, receipt, ship
 
 ROOT_FOLDER = Path(__file__).parents[2]
 DOCS = ROOT_FOLDER / "docs"
@@ -167,6 +167,7 @@ def test_topics_and_pages_know_the_same_words() -> None:
         ("commit.md", "gate", model.Gate),
         ("base.md", "basesource", model.BaseSource),
         ("manifest.md", None, model.Manifest),
+        ("signature.md", "signature", ship.Signature),
         ("event-log.md", "Lines", model.Event),
         ("receipt.md", None, receipt.Receipt),
     ],
