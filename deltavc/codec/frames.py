@@ -21,6 +21,7 @@ from typing import NamedTuple
 import zstandard
 
 from deltavc.codec.digest import Buffer, fast64
+from deltavc.codec.room import Room
 from deltavc.errors import ObjectCorrupt
 
 __all__ = [
@@ -140,7 +141,7 @@ def as_parts(parts: Iterable[Part | Buffer]) -> list[Part]:
     return [part if isinstance(part, Part) else Part(part) for part in parts]
 
 
-def compress(parts: Sequence[Part]) -> tuple[list[Frame], list[Buffer]]:
+def compress(parts: Sequence[Part], room: Room | None = None) -> tuple[list[Frame], list[Buffer]]:
     """Returns the frames of a body and their stored bytes.
 
     Pure, and safe in several threads at once. Stored bytes of a chunk that
@@ -148,12 +149,16 @@ def compress(parts: Sequence[Part]) -> tuple[list[Frame], list[Buffer]]:
 
     Args:
         parts: The body in parts.
+        room: Where the stored bytes go; None for a buffer for each frame.
 
     Returns:
         Frames in order, and the stored bytes of each.
     """
     frames: list[Frame] = []
     stored: list[Buffer] = []
+    space, at = memoryview(b""), 0
+    if room is not None:
+        space = room(sum(memoryview(part.data).nbytes for part in parts))
     for chunk in _chunks(parts):
         method, data = _squeeze(chunk)
         frames.append(
@@ -165,6 +170,10 @@ def compress(parts: Sequence[Part]) -> tuple[list[Frame], list[Buffer]]:
                 fast64(data),
             )
         )
+        if room is not None and method != RAW:
+            kept = space[at : at + len(data)]
+            kept[:] = data
+            data, at = kept, at + len(data)
         stored.append(data)
     return frames, stored
 

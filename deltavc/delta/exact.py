@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from deltavc.codec.digest import fast64, sha256_hex
+from deltavc.codec.room import Room, heap
 from deltavc.delta import kinds
 from deltavc.delta.kinds import Delta, Stream
 from deltavc.delta.ordinals import all_finite, fold, ordinals, unfold
@@ -112,13 +113,16 @@ def finish(coded: Coded, new: Tensor, base_sha256: str) -> Delta:
     )
 
 
-def decode_exact(delta: Delta, base: Tensor, out: Bits | None = None) -> Tensor:
+def decode_exact(
+    delta: Delta, base: Tensor, out: Bits | None = None, *, room: Room = heap
+) -> Tensor:
     """Rebuilds the tensor that an exact delta was made from.
 
     Args:
         delta: An exact delta.
         base: The base tensor.
         out: Where the bits go, flat; a new array if None.
+        room: Where new arrays of the tensor's size go.
 
     Returns:
         The tensor.
@@ -133,10 +137,10 @@ def decode_exact(delta: Delta, base: Tensor, out: Bits | None = None) -> Tensor:
     """
     header, dtype = _header(delta, base)
     if out is None:
-        out = np.empty(base.count, dtype=dtype.bits)
+        out = np.frombuffer(room(base.nbytes), dtype=dtype.bits)
     elif out.size != base.count or out.dtype != dtype.bits:
         raise ObjectCorrupt("an exact delta does not fit the room for its result")
-    _rebuild(delta, base, Goal(out))
+    _rebuild(delta, base, Goal(out), room)
     found = f"{fast64(out.view(np.uint8).data):016x}"
     if found != header.check:
         raise ObjectCorrupt(
@@ -179,12 +183,12 @@ def _header(delta: Delta, base: Tensor) -> tuple[ExactHeader, DType]:
     return header, dtype
 
 
-def _rebuild(delta: Delta, base: Tensor, goal: Goal) -> bool:
+def _rebuild(delta: Delta, base: Tensor, goal: Goal, room: Room = heap) -> bool:
     """Decodes an exact delta into a goal; tells whether that came out."""
     predictor = read_predictor(delta, base.dtype, *base.matrix_shape)
     native = kernels(base.dtype)
     if native is not None:
-        read = _reader(delta, base, predictor, native)
+        read = _reader(delta, base, predictor, native, room)
         return all(read(*each, goal) for each in _steps(predictor, base))
     folded = _folded(delta, base)
     return all(
@@ -211,7 +215,7 @@ def _steps(predictor: Predictor, base: Tensor) -> Iterator[tuple[int, int, Step]
         yield 0, base.count, Step(base.bits)
 
 
-def _reader(delta: Delta, base: Tensor, predictor: Predictor, native: Kernels) -> Read:
+def _reader(delta: Delta, base: Tensor, predictor: Predictor, native: Kernels, room: Room) -> Read:
     """Returns what reads the residual of an exact delta run by run."""
     grouped = _is_grouped(delta)
     if delta.header.coding == "gaps" and not grouped:
@@ -221,7 +225,7 @@ def _reader(delta: Delta, base: Tensor, predictor: Predictor, native: Kernels) -
         return native.sequence(gaps.gaps, gaps.escapes, values, width)
     if delta.header.coding == "planes" and not (grouped and isinstance(predictor, LowRank)):
         planes = decode_planes(delta, base.dtype, base.count)
-        return native.groups(planes, base.bits) if grouped else native.planes(planes)
+        return native.groups(planes, base.bits, room) if grouped else native.planes(planes)
     return native.planes(native.split(_folded(delta, base)))
 
 

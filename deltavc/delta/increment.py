@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deltavc.codec.room import Room, heap
 from deltavc.delta.merge_native import sum_of_planes
 from deltavc.delta.ordinals import widen
 from deltavc.delta.rebuild import Term, increment_form
@@ -37,6 +38,7 @@ class Increment:
         terms: The formal sum, without replacements.
         shape: The parameter's shape.
         name: Its name, for messages.
+        room: Where decoded tensors go.
 
     Attributes:
         count: Number of elements.
@@ -49,9 +51,15 @@ class Increment:
     """
 
     def __init__(
-        self, base: Tensor | None, terms: Sequence[Term], shape: tuple[int, ...], *, name: str = ""
+        self,
+        base: Tensor | None,
+        terms: Sequence[Term],
+        shape: tuple[int, ...],
+        *,
+        name: str = "",
+        room: Room = heap,
     ) -> None:
-        form = increment_form(base, terms, shape, name)
+        form = increment_form(base, terms, shape, name, room)
         for plane in form.planes:
             if not plane.values.is_finite():
                 raise NonFiniteTensor(

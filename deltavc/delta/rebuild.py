@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deltavc.codec.room import Room, heap
 from deltavc.delta.body import Delta
 from deltavc.delta.contributions import KINDS, NEED_BASE, contribution
 from deltavc.delta.rounding import not_finite
@@ -339,10 +340,10 @@ def _verbatim(
     return replace(base, bits=bits)
 
 
-def _decode_exact(delta: Delta, base: Tensor) -> Tensor:
+def _decode_exact(delta: Delta, base: Tensor, room: Room = heap) -> Tensor:
     from deltavc.delta.exact import decode_exact
 
-    return decode_exact(delta, base)
+    return decode_exact(delta, base, room=room)
 
 
 def _decode_sparse(delta: Delta, base: Tensor | None) -> tuple[NDArray[np.int64], Tensor]:
@@ -368,7 +369,12 @@ def _check_shape(delta: Delta, anchor: Tensor, replaced: bool, name: str) -> Non
 
 
 def _form(
-    base: Tensor | None, anchor: Tensor, additive: list[Term], replaced: bool, name: str
+    base: Tensor | None,
+    anchor: Tensor,
+    additive: list[Term],
+    replaced: bool,
+    name: str,
+    room: Room = heap,
 ) -> LinearForm:
     """Returns the sum of a parameter: the anchor, and what each delta contributes to it."""
     if not anchor.dtype.arithmetic:
@@ -408,7 +414,7 @@ def _form(
                 f"'{name}' is not in the base, but a delta needs it there", parameter=name
             )
         if delta.kind == "exact":
-            result = _decode_exact(delta, base)
+            result = _decode_exact(delta, base, room)
             _check_finite_beside(result, base, name)
             planes.append(Plane(coefficient, result))
             share[own_share] -= coefficient
@@ -441,7 +447,11 @@ def _view(
 
 
 def increment_form(
-    base: Tensor | None, terms: Sequence[Term], shape: tuple[int, ...], name: str
+    base: Tensor | None,
+    terms: Sequence[Term],
+    shape: tuple[int, ...],
+    name: str,
+    room: Room = heap,
 ) -> LinearForm:
     """Returns the sum of a vector by itself, without W0, as float32.
 
@@ -450,6 +460,7 @@ def increment_form(
         terms: The vector, without replacements.
         shape: The parameter's shape.
         name: Its name, for messages.
+        room: Where decoded tensors go.
 
     Returns:
         The sum; its anchor is a zero that takes no memory and is no plane of it.
@@ -457,7 +468,7 @@ def increment_form(
     count = int(np.prod(shape, dtype=np.int64))
     nothing = np.broadcast_to(np.zeros(1, dtype=np.uint32), (count,))
     anchor = Tensor(dtype_named("F32"), shape, nothing)
-    form = _form(base, anchor, _collected(terms), True, name)
+    form = _form(base, anchor, _collected(terms), True, name, room)
     planes = [plane for plane in form.planes if plane.values is not anchor]
     return LinearForm(form.anchor, planes, form.factors, form.extras)
 

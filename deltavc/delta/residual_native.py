@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deltavc.codec.room import Room, heap
 from deltavc.delta.native import library
 from deltavc.delta.tensor import DTYPES, Bits, DType
 
@@ -191,9 +192,9 @@ class Kernels:
 
         return read
 
-    def groups(self, planes: NDArray[np.uint8], base: Bits) -> Read:
+    def groups(self, planes: NDArray[np.uint8], base: Bits, room: Room = heap) -> Read:
         """Returns what reads all residuals at once, which are ordered by the base's exponent."""
-        grouped = np.empty(base.size, dtype=base.dtype)
+        grouped = np.frombuffer(room(base.nbytes), dtype=base.dtype)
         self._join(_at(planes), base.size, _at(grouped))
 
         def read(start: int, stop: int, step: Step, goal: Goal) -> bool:

@@ -17,7 +17,13 @@ __all__ = ["Angles", "increments_of"]
 def increments_of(parameter: Parameter, operands: Sequence[Operand]) -> list[Increment]:
     """Returns the operands' increments, ready to be computed."""
     return [
-        Increment(parameter.base, operand.terms, parameter.shape, name=parameter.name)
+        Increment(
+            parameter.base,
+            operand.terms,
+            parameter.shape,
+            name=parameter.name,
+            room=parameter.room,
+        )
         for operand in operands
     ]
 

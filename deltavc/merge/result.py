@@ -44,7 +44,8 @@ class Result:
     def __init__(self, parameter: Parameter) -> None:
         self._parameter = parameter
         self._dtype = stored_dtype(parameter.dtype)
-        self._bits = np.empty(parameter.count, dtype=self._dtype.bits)
+        space = parameter.room(parameter.count * self._dtype.size)
+        self._bits: Bits = np.frombuffer(space, dtype=self._dtype.bits)
 
     def put(self, values: NDArray[Any], start: int) -> int:
         """Rounds a run of values to nearest and keeps them.
@@ -93,8 +94,9 @@ class Result:
 
     def _sparse(self, nonzero: int) -> kinds.Delta:
         """Returns a sparse delta, its gaps coded block by block to save room."""
-        gaps = np.empty(nonzero, dtype=np.uint8)
-        values = np.empty(nonzero, dtype=self._dtype.bits)
+        width = self._dtype.size
+        gaps = np.frombuffer(self._parameter.room(nonzero), dtype=np.uint8)
+        values: Bits = np.frombuffer(self._parameter.room(nonzero * width), dtype=self._dtype.bits)
         escapes = []
         at, last = 0, -1
         blocks = Blocks(self._bits.size)
@@ -111,7 +113,6 @@ class Result:
             escapes.append(distances[narrow == ESCAPE].astype("<u8"))
             at += places.size
         long = np.concatenate([np.empty(0, dtype="<u8"), *escapes])
-        width = self._dtype.size
         return kinds.make(
             SparseHeader,
             [

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, ClassVar
 
+from deltavc.codec.room import Room, heap
 from deltavc.delta.kinds import Delta
 from deltavc.delta.rebuild import Term
 from deltavc.delta.tensor import DType, Tensor
@@ -54,12 +55,14 @@ class Parameter:
             parameter that the base lacks.
         dtype: Its dtype.
         shape: Its shape.
+        room: Where arrays of its size go.
     """
 
     name: str
     base: Tensor | None
     dtype: DType
     shape: tuple[int, ...]
+    room: Room = heap
 
     @property
     def matrix_shape(self) -> tuple[int, int]:

@@ -112,6 +112,7 @@ class Decider:
         self.keys = keys
         self.settings = settings
         self.sink = sink
+        self.room = repo.store.room()
         self._deltas: dict[DeltaId, Delta] = {}
         self._made: dict[DeltaId, Delta] = {}
         self._combined: dict[object, tuple[Terms, Facts, float | None]] = {}
@@ -347,11 +348,11 @@ class Decider:
         if oid in self._made:
             return self._made[oid]
         if oid not in self._deltas:
-            self._deltas[oid] = self.repo.delta(oid)
+            self._deltas[oid] = self.repo.delta(oid, self.room)
         return self._deltas[oid]
 
     def _keep(self, delta: Delta) -> DeltaId:
-        oid, _ = self.sink.delta(delta)
+        oid, _ = self.sink.delta(delta, self.room)
         self._made[oid] = delta
         return oid
 
@@ -370,7 +371,7 @@ class Decider:
         else:
             raise ObjectCorrupt(f"nothing says what shape '{name}' has", parameter=name)
         origin = self.opened.tensor(name) if record is not None else None
-        return Parameter(name, origin, DTYPES[dtype], dims)
+        return Parameter(name, origin, DTYPES[dtype], dims, self.room)
 
 
 def _alone(base: Vector, name: str, terms: Terms) -> Vector:

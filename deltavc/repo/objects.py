@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from deltavc.codec.frames import Part
+from deltavc.codec.room import Room
 from deltavc.ids import BlobId, DeltaId, ObjectId
 from deltavc.records import canonical
 
@@ -41,17 +42,22 @@ class ObjectSink:
         self.deltas: dict[DeltaId, Delta] = {}
         self.stored = 0
 
-    def add(self, kind: str, parts: Sequence[Part]) -> tuple[ObjectId, int]:
+    def add(
+        self, kind: str, parts: Sequence[Part], room: Room | None = None
+    ) -> tuple[ObjectId, int]:
         """Adds an object.
 
         Args:
             kind: Its kind.
             parts: Its body.
+            room: Where the stored bytes go until they are written.
 
         Returns:
             Its id and the bytes that it newly takes: 0 when it was there.
         """
-        prepared = self._store.prepare(kind, parts)  # hashing and zstd run outside the lock
+        prepared = self._store.prepare(
+            kind, parts, room=room
+        )  # hashing and zstd run outside the lock
         with self._lock:
             if prepared.id in self._seen or self._store.has(prepared.id):
                 return prepared.id, 0
@@ -62,11 +68,11 @@ class ObjectSink:
             self.stored += prepared.stored
             return prepared.id, prepared.stored
 
-    def delta(self, delta: Delta) -> tuple[DeltaId, int]:
+    def delta(self, delta: Delta, room: Room | None = None) -> tuple[DeltaId, int]:
         """Adds a delta; returns its id and the bytes that it newly takes."""
         header, *_ = delta.parts()
         parts = [Part(header), *(Part(s.data, s.planes, s.runs, s.block) for s in delta.streams)]
-        oid, stored = self.add("delta", parts)
+        oid, stored = self.add("delta", parts, room)
         if self._keep:
             self.deltas[DeltaId(oid)] = delta
         return DeltaId(oid), stored

@@ -20,6 +20,7 @@ from typing import NamedTuple, TypeVar
 
 from deltavc.codec.digest import Buffer, object_id
 from deltavc.codec.frames import Part, as_parts
+from deltavc.codec.room import Room, heap
 from deltavc.errors import ObjectCorrupt, ObjectMissing
 from deltavc.ids import HEX_DIGITS, ObjectId, is_object_id, short
 from deltavc.store import check as checking
@@ -29,6 +30,7 @@ from deltavc.store.loose import Loose
 from deltavc.store.packfile import Entry
 from deltavc.store.packs import PackSet
 from deltavc.store.record import Prepared, RecordHeader
+from deltavc.store.scratch import FileRoom
 from deltavc.store.values import Finding, ObjectStat, Quarantined
 from deltavc.store.writer import PackWriter
 
@@ -107,13 +109,16 @@ class ObjectStore:
         """Tells whether there is an object of this id; not whether it is whole."""
         return any(True for _ in self._places(oid))
 
-    def get(self, oid: ObjectId, kind: str, *, limit: int | None = None) -> memoryview:
+    def get(
+        self, oid: ObjectId, kind: str, *, limit: int | None = None, room: Room = heap
+    ) -> memoryview:
         """Returns an object's body, checked against its id.
 
         Args:
             oid: The id.
             kind: The kind that it must have.
             limit: Largest length of the body that the caller takes.
+            room: Where the body goes.
 
         Returns:
             The body, in a buffer of the caller's own.
@@ -122,7 +127,7 @@ class ObjectStore:
             ObjectMissing: There is no such object.
             ObjectCorrupt: Every copy is damaged, or it is of another kind.
         """
-        found, body = self.read_any(oid, limit=limit)
+        found, body = self.read_any(oid, limit=limit, room=room)
         if found != kind:
             raise ObjectCorrupt(
                 f"object '{short(oid)}' is a {found}, not a {kind}",
@@ -132,12 +137,14 @@ class ObjectStore:
             )
         return body
 
-    def read_any(self, oid: ObjectId, *, limit: int | None = None) -> tuple[str, memoryview]:
+    def read_any(
+        self, oid: ObjectId, *, limit: int | None = None, room: Room = heap
+    ) -> tuple[str, memoryview]:
         """Returns an object's kind and body, checked against its id; see :meth:`get`."""
 
         def read(file: ReadFile, offset: int, header: RecordHeader) -> tuple[str, memoryview]:
             most = record.limit_of(header.kind) if limit is None else limit
-            return header.kind, record.read_body(file, offset, header, most)
+            return header.kind, record.read_body(file, offset, header, most, room)
 
         return self._first_whole(oid, read)
 
@@ -232,17 +239,24 @@ class ObjectStore:
 
     # writing --------------------------------------------------------------
 
-    def prepare(self, kind: str, parts: Iterable[Part | Buffer]) -> Prepared:
+    def room(self) -> FileRoom:
+        """Returns room for large buffers beside the store's own files, instead of in memory."""
+        return FileRoom(self.staging)
+
+    def prepare(
+        self, kind: str, parts: Iterable[Part | Buffer], *, room: Room | None = None
+    ) -> Prepared:
         """Hashes and compresses an object; pure, and safe in several threads at once.
 
         Args:
             kind: Its kind.
             parts: Its body in parts.
+            room: Where the stored bytes go; None for as many buffers as there are frames.
 
         Returns:
             The object, ready for :meth:`PackWriter.add_prepared`.
         """
-        return record.prepare(kind, parts)
+        return record.prepare(kind, parts, room=room)
 
     def put(self, kind: str, parts: Iterable[Part | Buffer]) -> ObjectId:
         """Keeps an object durably, as a loose file.

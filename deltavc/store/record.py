@@ -18,6 +18,7 @@ from itertools import chain
 from deltavc.codec import frames
 from deltavc.codec.digest import Buffer, fast64, object_header, object_id
 from deltavc.codec.frames import Frame, Part
+from deltavc.codec.room import Room, heap
 from deltavc.errors import InternalError, ObjectCorrupt
 from deltavc.ids import ObjectId, short
 from deltavc.store.files import ReadFile
@@ -91,12 +92,13 @@ class RecordHeader:
         return self.size + sum(frame.stored for frame in self.frames)
 
 
-def prepare(kind: str, parts: Iterable[Part | Buffer]) -> Prepared:
+def prepare(kind: str, parts: Iterable[Part | Buffer], *, room: Room | None = None) -> Prepared:
     """Hashes and compresses an object; pure, and safe in several threads at once.
 
     Args:
         kind: Its kind: a lower-case ASCII word of at most 16 letters and digits.
         parts: Its body in parts.
+        room: Where the stored bytes go; None for as many buffers as there are frames.
 
     Returns:
         The object, ready to be written.
@@ -110,7 +112,7 @@ def prepare(kind: str, parts: Iterable[Part | Buffer]) -> Prepared:
     if length > limit_of(kind):
         raise InternalError(f"a {kind} of {length} bytes is over the limit", length=length)
     oid = object_id(kind, [part.data for part in body])
-    listed, stored = frames.compress(body)
+    listed, stored = frames.compress(body, room)
     if len(listed) > MAX_FRAMES:
         raise InternalError(f"a {kind} has {len(listed)} chunks", frames=len(listed))
     head = _FIXED.pack(MAGIC, len(listed), length, kind.encode(), bytes.fromhex(oid))
@@ -211,7 +213,9 @@ class _Scratch(threading.local):
 _SCRATCH = _Scratch()
 
 
-def read_body(file: ReadFile, offset: int, header: RecordHeader, limit: int) -> memoryview:
+def read_body(
+    file: ReadFile, offset: int, header: RecordHeader, limit: int, room: Room = heap
+) -> memoryview:
     """Reads the body of a stored object and checks it against the id.
 
     Frames are expanded straight into one buffer and hashed while in cache.
@@ -221,6 +225,7 @@ def read_body(file: ReadFile, offset: int, header: RecordHeader, limit: int) -> 
         offset: Where the stored object begins.
         header: Its header.
         limit: Largest length that is accepted.
+        room: Where the body goes.
 
     Returns:
         The body, in a buffer that nobody else holds.
@@ -234,7 +239,7 @@ def read_body(file: ReadFile, offset: int, header: RecordHeader, limit: int) -> 
             id=header.id,
         )
     try:
-        body = _allocate(header.length)
+        body = room(header.length)
     except MemoryError as error:
         raise ObjectCorrupt(
             f"object '{short(header.id)}' declares {header.length} bytes, more than memory holds",
@@ -296,12 +301,3 @@ def check_stored(file: ReadFile, offset: int, header: RecordHeader) -> None:
         if fast64(stored) != frame.checksum:
             raise ObjectCorrupt(f"object '{short(header.id)}' has a damaged frame", id=header.id)
         where += frame.stored
-
-
-def _allocate(length: int) -> memoryview:
-    """Returns a writable buffer; a large one without the cost of clearing it."""
-    if length < frames.MAX_FRAME:
-        return memoryview(bytearray(length))
-    import numpy as np
-
-    return np.empty(length, dtype=np.uint8).data
