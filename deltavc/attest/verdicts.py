@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from deltavc.ids import CommitId, MeasurementId, ObjectId
-from deltavc.records import canonical
-from deltavc.records.ship import Deployment, GateSeen, RuleSeen
+from deltavc.ids import CommitId
+from deltavc.repo.serving import deployment_name, load_deployment
 
 if TYPE_CHECKING:
+    from deltavc.records.ship import GateSeen
     from deltavc.repo.repository import Repository
-    from deltavc.repo.results_kpi import GateChecked
 
 __all__ = ["Verdicts", "verdicts_of"]
 
@@ -58,20 +57,20 @@ def verdicts_of(
         return Verdicts(_asked(repo, commit, gates, against))
     for row in reversed(repo.reader().deployments_of(commit)):
         if row.gate_verdict is not None:
-            record = canonical.decode(repo.store.get(row.id, "deployment"), Deployment)
-            found = tuple(sorted(record.gates, key=lambda gate: gate.gate))
-            return Verdicts(found, f"d-{row.number:06d}", row.environment)
+            seen = sorted(load_deployment(repo, row.id).gates, key=lambda gate: gate.gate)
+            return Verdicts(tuple(seen), deployment_name(row.number), row.environment)
     return Verdicts(())
 
 
 def _asked(
     repo: Repository, commit: CommitId, gates: Sequence[str], against: str | None
 ) -> tuple[GateSeen, ...]:
+    from deltavc.repo.evidence import as_seen
     from deltavc.repo.gates import check
 
     then = _as_of_newest_event(repo)
     names = sorted(set(gates))
-    return tuple(_seen(check(then, name, commit, against=against)) for name in names)
+    return tuple(as_seen(check(then, name, commit, against=against)) for name in names)
 
 
 def _as_of_newest_event(repo: Repository) -> Repository:
@@ -81,33 +80,3 @@ def _as_of_newest_event(repo: Repository) -> Repository:
     then = type(repo)(repo.layout, replace(repo.session, clock=lambda: time))
     then.as_of = repo.as_of
     return then
-
-
-def _seen(checked: GateChecked) -> GateSeen:
-    return GateSeen(
-        gate=checked.gate,
-        verdict=checked.verdict,
-        policy=checked.policy,
-        rules=tuple(
-            RuleSeen(
-                rule=row.rule,
-                verdict=row.verdict,
-                sentence=row.sentence,
-                kpi=row.kpi,
-                value=row.value,
-                baseline=row.baseline,
-                low=row.low,
-                high=row.high,
-                samples=row.samples,
-                method=row.method,
-                measurement=_measurement(row.measurement),
-                baseline_measurement=_measurement(row.baseline_measurement),
-            )
-            for row in checked.rules
-        ),
-        baseline=None if checked.baseline is None else CommitId(ObjectId(checked.baseline)),
-    )
-
-
-def _measurement(oid: str | None) -> MeasurementId | None:
-    return None if oid is None else MeasurementId(ObjectId(oid))

@@ -26,6 +26,7 @@ __all__ = [
     "Approved",
     "Evidence",
     "approvals_that_count",
+    "as_seen",
     "gather",
     "same_person",
     "what_changed",
@@ -116,7 +117,7 @@ def gather(
                 gate=name,
                 environment=environment.name,
             ) from error
-        seen.append(_seen(checked, overridden=name in overridden and checked.verdict != "pass"))
+        seen.append(as_seen(checked, overridden=name in overridden and checked.verdict != "pass"))
         hints += checked.hints
     rows = repo.reader().latest_rows([commit]).get(commit, {})
     return Evidence(
@@ -129,7 +130,8 @@ def gather(
     )
 
 
-def _seen(checked: GateChecked, *, overridden: bool) -> GateSeen:
+def as_seen(checked: GateChecked, *, overridden: bool = False) -> GateSeen:
+    """Returns a gate's verdict as it is recorded."""
     return GateSeen(
         gate=checked.gate,
         verdict=checked.verdict,

@@ -106,6 +106,36 @@ def test_a_baseline_is_named(desk: Desk, judged: str) -> None:
     assert found["predicate"]["result"] == "PASSED"
 
 
+def test_by_default_it_is_of_the_deployment_that_let_it_go_live(desk: Desk, judged: str) -> None:
+    desk.api.define_gate("release", ["acc >= 0.85"])
+    desk.api.define_environment("staging", gates=["release"])
+    desk.api.define_environment("open")
+    before = desk.api.check_gate("release", judged)
+    went = desk.api.deploy(judged, "staging", reason="weekly")
+    desk.api.deploy(judged, "open", reason="asks no gate, so it has no verdict")
+    once = gate_statement(desk.repo, judged)
+    (gate,) = read(once)["predicate"]["configuration"]
+    assert gate["annotations"]["deployment"] == went.deployment
+    assert gate["annotations"]["environment"] == "staging"
+    assert gate["digest"]["sha256"] == before.policy
+    assert "content" in gate
+    # What is measured or decided later is another matter, and the policy of then is not at hand.
+    desk.api.measure(judged, {"acc": 0.1}, samples=1000)
+    assert gate_statement(desk.repo, judged) == once
+    desk.api.define_gate("release", ["acc >= 0.95"])
+    (then,) = read(gate_statement(desk.repo, judged))["predicate"]["configuration"]
+    assert then == {key: value for key, value in gate.items() if key != "content"}
+
+
+def test_a_gate_that_was_overridden_has_failed(desk: Desk, judged: str) -> None:
+    desk.api.define_gate("strict", ["acc >= 0.95"])
+    desk.api.define_environment("staging", gates=["strict"])
+    desk.api.deploy(judged, "staging", reason="the other one is on fire", override=["strict"])
+    found = read(gate_statement(desk.repo, judged))["predicate"]
+    assert (found["result"], found["failedTests"]) == ("FAILED", ["strict: acc >= 0.95"])
+    assert found["configuration"][0]["annotations"]["overridden"] is True
+
+
 def test_what_cannot_be_said_is_not(
     desk: Desk, judged: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
