@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from deltavc.live.model import LiveModel
     from deltavc.repo import results
+    from deltavc.report.verb import Reported
 
 __all__ = ["Repository", "Signing", "init", "open"]
 
@@ -475,6 +476,12 @@ class Repository(Measuring, Shipping, Auditing):
 
         return operations.redo(self._repo)
 
+    def restore(self, operation: str) -> results.Undone:
+        """Puts all refs back to where they were right after an operation."""
+        from deltavc.repo import operations
+
+        return operations.restore(self._repo, operation)
+
     def operations(self, *, limit: int | None = None) -> list[results.OperationRow]:
         """Returns the operations, newest first."""
         from deltavc.repo import operations
@@ -486,3 +493,43 @@ class Repository(Measuring, Shipping, Auditing):
         from deltavc.repo import checks
 
         return checks.fsck(self._repo, quick=quick, deep=deep)
+
+    # account --------------------------------------------------------------
+
+    def report(
+        self,
+        output: PathLike = "report.html",
+        *,
+        environments: Sequence[str] = (),
+        revisions: str | None = None,
+        since: int | None = None,
+        title: str | None = None,
+        language: str = "en",
+        charts: bool = True,
+    ) -> Reported:
+        """Writes one HTML file about what is served, and why; see :mod:`deltavc.report.verb`.
+
+        Args:
+            output: The file.
+            environments: Only these.
+            revisions: Only this range of revisions.
+            since: Nothing that ended before this time, in milliseconds since 1970.
+            title: Its title.
+            language: Language of the fixed text: ``en`` or ``ja``.
+            charts: Whether KPIs have charts, which need the extra ``report``.
+
+        Returns:
+            What was written.
+        """
+        from deltavc.report.verb import report
+
+        return report(
+            self._repo,
+            Path(output),
+            environments=environments,
+            range_=revisions,
+            since=since,
+            title=title,
+            language=language,
+            charts=charts,
+        )

@@ -6,11 +6,14 @@ it must end: an incident does not wait for it for ever.
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from deltavc.repo.results_ship import HookRow
+
+if TYPE_CHECKING:
+    import subprocess
 
 __all__ = ["TIMEOUT", "run_hook"]
 
@@ -30,6 +33,8 @@ def run_hook(command: str, values: Mapping[str, str], timeout: float = TIMEOUT) 
     Returns:
         How it ended, with the end of what it said; 124 for one that took too long.
     """
+    import subprocess
+
     started = time.monotonic()
     variables = [f"{name}={value}" for name, value in values.items()]
     process = ["/usr/bin/env", *variables, "/bin/sh", "-c", command]
@@ -51,6 +56,8 @@ def run_hook(command: str, values: Mapping[str, str], timeout: float = TIMEOUT) 
 
 
 def _wait(running: subprocess.Popen[bytes], timeout: float) -> tuple[int, bytes]:
+    import subprocess
+
     try:
         output, _ = running.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
