@@ -221,7 +221,7 @@ def verify(folder: Path, *, deep: bool = False, threads: int = 2) -> list[Proble
         UnsafeFile: The receipt is malformed, or the folder cannot be listed.
 
     Cost:
-        One read of each file; xxh3 is as fast as that, SHA-256 some 1.5 GB/s a thread.
+        One read of each file; xxh3 is as fast as that, SHA-256 some 1.2 GB/s a thread.
     """
     receipt = read(folder)
     if not receipt.files:
