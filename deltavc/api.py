@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from deltavc.api_audit import Auditing
 from deltavc.api_measure import Measuring
+from deltavc.api_report import Reporting
 from deltavc.api_ship import Shipping
 from deltavc.repo.repository import Repository as _Repository
 from deltavc.repo.session import Progress, Session, Signing, no_progress
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
     from deltavc.live.model import LiveModel
     from deltavc.repo import results
-    from deltavc.report.verb import Reported
 
 __all__ = ["Repository", "Signing", "init", "open"]
 
@@ -55,13 +55,15 @@ def _session(
 ) -> Session:
     if actor is None:
         actor = f"{getpass.getuser()} <{getpass.getuser()}@{socket.gethostname()}>"
+    signing = signing or Signing()
+    if not signing.environ:  # OpenSSH needs PATH and where the agent is, as all programs do
+        signing = replace(signing, environ=os.environ)
     return Session(
         actor,
         clock or _clock,
         threads,
         progress or no_progress,
-        # OpenSSH needs PATH and where the agent is, as everybody's programs do.
-        signing=replace(signing or Signing(), environ=os.environ),
+        signing=signing,
         host=socket.gethostname(),
         user=getpass.getuser(),
     )
@@ -133,7 +135,7 @@ def init(
     return Repository(repo)
 
 
-class Repository(Measuring, Shipping, Auditing):
+class Repository(Measuring, Shipping, Auditing, Reporting):
     """A repository, with a method for each verb.
 
     Made by :func:`open` and :func:`init`. Options are those of the command line,
@@ -493,43 +495,3 @@ class Repository(Measuring, Shipping, Auditing):
         from deltavc.repo import checks
 
         return checks.fsck(self._repo, quick=quick, deep=deep)
-
-    # account --------------------------------------------------------------
-
-    def report(
-        self,
-        output: PathLike = "report.html",
-        *,
-        environments: Sequence[str] = (),
-        revisions: str | None = None,
-        since: int | None = None,
-        title: str | None = None,
-        language: str = "en",
-        charts: bool = True,
-    ) -> Reported:
-        """Writes one HTML file about what is served, and why; see :mod:`deltavc.report.verb`.
-
-        Args:
-            output: The file.
-            environments: Only these.
-            revisions: Only this range of revisions.
-            since: Nothing that ended before this time, in milliseconds since 1970.
-            title: Its title.
-            language: Language of the fixed text: ``en`` or ``ja``.
-            charts: Whether KPIs have charts, which need the extra ``report``.
-
-        Returns:
-            What was written.
-        """
-        from deltavc.report.verb import report
-
-        return report(
-            self._repo,
-            Path(output),
-            environments=environments,
-            range_=revisions,
-            since=since,
-            title=title,
-            language=language,
-            charts=charts,
-        )

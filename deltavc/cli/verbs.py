@@ -74,6 +74,7 @@ VERBS: dict[str, VerbRow] = {
         "Ask what happened, and check that nobody touched it",
         ("log", "head", "query", "verify", "export"),
     ),
+    "report": VerbRow("Account", "Write one HTML file about what is served, and why"),
     "undo": VerbRow("Safety", "Take back the last operation"),
     "redo": VerbRow("Safety", "Do again what undo took back"),
     "op": VerbRow("Safety", "Look at operations and go back to one", ("log", "show", "restore")),

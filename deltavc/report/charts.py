@@ -115,8 +115,7 @@ def _plot(axes: Any, series: Series) -> None:
     axes.scatter(
         [p.at for p in now], [p.value for p in now], s=120, facecolors="none", edgecolors=NOW
     )
-    for point in now:
-        _name(axes, point, series.span, low, high)
+    _name(axes, now, series.span, (low, high))
     _dress(axes, series)
 
 
@@ -127,21 +126,29 @@ def _dots(axes: Any, points: Sequence[Point], color: str, size: float) -> None:
         )
 
 
-def _name(axes: Any, point: Point, span: int, low: float, high: float) -> None:
-    """Writes the environments that serve a point beside it, on the side that has room."""
-    right = point.at < 0.6 * span
-    above = point.value < low + 0.8 * (high - low)
-    axes.annotate(
-        ", ".join(visible(name, 40) for name in point.serving),
-        (point.at, point.value),
-        xytext=(7 if right else -7, 7 if above else -7),
-        textcoords="offset points",
-        ha="left" if right else "right",
-        va="bottom" if above else "top",
-        color=NOW,
-        fontweight="bold",
-        parse_math=False,
-    )
+def _name(axes: Any, now: Sequence[Point], span: int, ends: tuple[float, float]) -> None:
+    """Writes the environments beside what they serve, on the side that has room.
+
+    Names of points that are close to each other stand above each other.
+    """
+    level, last = 0, -math.inf
+    for point in sorted(now, key=lambda p: p.at):
+        level = level + 1 if point.at - last < 0.15 * span else 0
+        last = point.at
+        right = point.at < 0.6 * span
+        above = point.value < ends[0] + 0.7 * (ends[1] - ends[0])
+        down = 7 + 11 * level
+        axes.annotate(
+            ", ".join(visible(name, 40) for name in point.serving),
+            (point.at, point.value),
+            xytext=(7 if right else -7, down if above else -down),
+            textcoords="offset points",
+            ha="left" if right else "right",
+            va="bottom" if above else "top",
+            color=NOW,
+            fontweight="bold",
+            parse_math=False,
+        )
 
 
 def _dress(axes: Any, series: Series) -> None:

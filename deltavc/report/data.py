@@ -173,7 +173,7 @@ class Deployment:
 
 @dataclass(frozen=True)
 class Request:
-    """A deployment that waits for approvals; ``stale`` where its evidence is no longer true."""
+    """A deployment that waits for approvals; ``stale`` says what changed since it was asked."""
 
     number: int
     environment: str
@@ -186,7 +186,7 @@ class Request:
     verdict: str | None
     gates: tuple[Gate, ...] = ()
     approvals: tuple[Approval, ...] = ()
-    stale: bool = False
+    stale: str = ""
 
 
 @dataclass(frozen=True)

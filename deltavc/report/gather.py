@@ -26,6 +26,7 @@ from deltavc.report.data import (
     Scope,
     Source,
 )
+from deltavc.report.folders import out_of_step
 from deltavc.report.gather_changes import Changes
 from deltavc.report.gather_kpis import Measured
 from deltavc.report.gather_ship import ShipHistory, marks
@@ -84,7 +85,7 @@ class _Gathering:
         self.policy = read_policy(repo)
         self.defined = definitions(repo, self.state.refs)
         self.marks = marks(repo, self.state, self.versions)
-        self.ship = ShipHistory(self.reader, self.versions, self.marks)
+        self.ship = ShipHistory(repo, self.reader, self.versions, self.marks)
         self._check_names()
         self.allowed = self._allowed()
         self._inside: set[str] | None = None
@@ -193,6 +194,7 @@ class _Gathering:
             definition=definition,
             serving=serving,
             deployments=len(mine),
+            out_of_step=out_of_step(self.repo, name) if origin else (),
             bad=tuple(self.marks.get(name, {}).values()),
             kpis=kpis,
         )

@@ -9,6 +9,8 @@ from deltavc.catalog import reader_report
 from deltavc.ids import ObjectId
 from deltavc.records import canonical
 from deltavc.records.ship import Marks
+from deltavc.repo.environments import why_void
+from deltavc.repo.evidence import same_person
 from deltavc.report.data import Approval, Deployment, Gate, Mark, Request, Rule, Signature
 
 if TYPE_CHECKING:
@@ -45,12 +47,16 @@ class ShipHistory:
     """All that the catalog knows of deployments and requests, read in a few queries.
 
     Args:
-        reader: The catalog.
+        repo: The repository.
+        reader: Its catalog.
         versions: Names of revisions.
         bad: What is called bad.
     """
 
-    def __init__(self, reader: CatalogReader, versions: Versions, bad: MarksOf) -> None:
+    def __init__(
+        self, repo: Repository, reader: CatalogReader, versions: Versions, bad: MarksOf
+    ) -> None:
+        self._repo = repo
         self._versions, self._bad = versions, bad
         rows, waiting = reader.deployments(), reader.open_requests()
         versions.read(row.commit for row in rows if row.commit is not None)
@@ -116,6 +122,7 @@ class ShipHistory:
             verdict=row.gate_verdict,
             gates=_gates(self._said.get(row.number, ())),
             approvals=approvals,
+            stale=why_void(self._repo, row) or "",
         )
 
     def _approvals(
@@ -123,7 +130,7 @@ class ShipHistory:
     ) -> tuple[Approval, ...]:
         """Returns approvals, each with why it does not count; a deployment's end before it."""
         found: list[Approval] = []
-        people: set[str] = set()
+        people: list[str] = []
         for vote in votes:
             if until is not None and vote.event >= until:
                 continue
@@ -132,20 +139,14 @@ class ShipHistory:
                 author = self._versions[request.commit].author
                 if vote.evidence != request.evidence:
                     void = "evidence"
-                elif _person(vote.actor) in (_person(request.actor), _person(author)):
+                elif any(same_person(vote.actor, who) for who in (request.actor, author)):
                     void = "self"
-                elif _person(vote.actor) in people:
+                elif any(same_person(vote.actor, who) for who in people):
                     void = "again"
             if not void:
-                people.add(_person(vote.actor))
+                people.append(vote.actor)
             found.append(Approval(vote.actor, vote.time, vote.reason, void))
         return tuple(found)
-
-
-def _person(actor: str) -> str:
-    """Returns what tells people apart: the mail address where there is one, else the name."""
-    _, bracket, mail = actor.rpartition("<")
-    return (mail.rstrip("> ") if bracket else actor).strip().casefold()
 
 
 def _gates(rows: Sequence[VerdictRow]) -> tuple[Gate, ...]:

@@ -185,7 +185,9 @@ def _of_requests(requests: Sequence[Request]) -> Iterator[Problem]:
             "actors": void,
         }
         if request.stale:
-            yield Problem("request_stale", WARNING, values, request.environment)
+            yield Problem(
+                "request_stale", WARNING, values, request.environment, details=(request.stale,)
+            )
         elif void:
             yield Problem("request_void", WARNING, values, request.environment)
         else:

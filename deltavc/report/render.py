@@ -6,14 +6,15 @@ made is markup. The page has no script, and its policy would let none run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import shlex
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from deltavc.ids import serving_id
+from deltavc.ids import CommitId, ObjectId, serving_id
 from deltavc.report import show
 from deltavc.report.charts import Chart, make_chart
 from deltavc.report.data import Deployment, Node, Point, Problem, Report, Series
@@ -74,7 +75,7 @@ def render(
             origin=words.origin,
             judged=words.judged,
             scope_parts=words.scope(),
-            commands=words.commands(),
+            commands=words.commands(words.again(title, charts=charts)),
             serving_count=sum(
                 env.serving is not None and env.serving.version is not None
                 for env in report.environments
@@ -96,9 +97,18 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        extensions=["jinja2.ext.do"],
     )
-    for name in ("foreign", "ident", "interval", "mail", "name_of", "number", "visible", "when"):
+    for name in (
+        "as_code",
+        "foreign",
+        "ident",
+        "interval",
+        "mail",
+        "name_of",
+        "number",
+        "visible",
+        "when",
+    ):
         environment.filters[name] = getattr(show, name)
     return environment
 
@@ -147,7 +157,7 @@ class _Words:
         if key == "reason":
             return show.foreign(value) if value else self.t("deployments.no_reason")
         if key == "rules":
-            return self._list(Markup("<code>{}</code>").format(show.foreign(v)) for v in value)
+            return self._list(show.as_code(str(v)) for v in value)
         if key in ("environment", "after"):
             return Markup("<strong>{}</strong>").format(show.foreign(value))
         if isinstance(value, list):
@@ -224,41 +234,46 @@ class _Words:
             parts.append(self.t("kpis.alt_serving", values=show.visible("; ".join(now))))
         return Markup(" ").join(parts).unescape()
 
-    def commands(self) -> list[tuple[Markup, str]]:
-        """Returns the commands that verify the report, each with what it does."""
+    def commands(self, again: Sequence[str]) -> list[tuple[Markup, list[str]]]:
+        """Returns the commands that verify the report, each with what it does.
+
+        Args:
+            again: Options that make the same report.
+
+        Returns:
+            What a step does, and its lines.
+        """
         source, served = self.report.source, self._example()
-        steps: Mapping[str, str] = {
-            "step_anchor": f"echo '{source.number} {source.hash}' > head.txt\n"
-            "deltavc audit verify --anchor head.txt",
-            "step_deep": "deltavc audit verify --deep",
+        steps = {
+            "step_anchor": [
+                f"echo '{source.number} {source.hash}' > head.txt",
+                "deltavc audit verify --anchor head.txt",
+            ],
+            "step_deep": ["deltavc audit verify --deep"],
         }
-        found = [(self.t(f"verify.{key}"), command) for key, command in steps.items()]
         if served is not None and served.version is not None:
-            at = show.when(served.time).striptags().removesuffix(" UTC").replace(" ", "T")
-            name = serving_id_of(served.version.id)
-            found.append(
-                (
-                    self.t("verify.step_served"),
-                    f"deltavc env show {served.environment} --at {at}Z",
-                )
-            )
-            found.append(
-                (
-                    self.t("verify.step_rebuild"),
-                    f"deltavc checkout {name} --to FOLDER --verify",
-                )
-            )
-        found.append((self.t("verify.step_again"), "deltavc report -o again.html"))
-        return found
+            at = show.iso(served.time + 999)  # not before it, in whole seconds
+            steps["step_served"] = [f"deltavc env show {served.environment} --at {at}"]
+            name = serving_id(CommitId(ObjectId(served.version.id)))
+            steps["step_rebuild"] = [f"deltavc checkout {name} --to FOLDER --verify"]
+        steps["step_again"] = [shlex.join(["deltavc", "report", "-o", "again.html", *again])]
+        return [(self.t(f"verify.{key}"), lines) for key, lines in steps.items()]
+
+    def again(self, title: str | None, *, charts: bool) -> list[str]:
+        """Returns the options that make the same report."""
+        scope = self.report.scope
+        options = [word for name in scope.environments for word in ("--env", name)]
+        if scope.range is not None:
+            options += ["--range", scope.range]
+        if scope.since is not None:
+            options += ["--since", show.iso(scope.since)]
+        if title:
+            options += ["--title", title]
+        if self.t.language != "en":
+            options += ["--lang", self.t.language]
+        return options if charts else [*options, "--no-charts"]
 
     def _example(self) -> Deployment | None:
         """Returns a deployment to show commands with: what is served, else the newest."""
         serving = [env.serving for env in self.report.environments if env.serving is not None]
         return next((d for d in serving if d.version), next(iter(self.report.deployments), None))
-
-
-def serving_id_of(commit: str) -> str:
-    """Returns the name under which a server tells of a version."""
-    from deltavc.ids import CommitId, ObjectId
-
-    return serving_id(CommitId(ObjectId(commit)))

@@ -9,7 +9,19 @@ from markupsafe import Markup, escape
 from deltavc.ids import short
 from deltavc.kpi import words
 
-__all__ = ["day", "foreign", "ident", "interval", "mail", "name_of", "number", "visible", "when"]
+__all__ = [
+    "as_code",
+    "day",
+    "foreign",
+    "ident",
+    "interval",
+    "iso",
+    "mail",
+    "name_of",
+    "number",
+    "visible",
+    "when",
+]
 
 # What must not act: controls, marks and embeddings that reorder text, spaces without width,
 # line ends that only some see, and tags. Joiners stay: several scripts need them.
@@ -90,14 +102,24 @@ def _moment(milliseconds: int) -> datetime | None:
         return None
 
 
+def as_code(text: str) -> Markup:
+    """Returns a rule or a name as it is typed."""
+    return Markup("<code>{}</code>").format(foreign(text))
+
+
+def iso(milliseconds: int) -> str:
+    """Returns a time as the command line reads it, in whole seconds."""
+    moment = _moment(milliseconds)
+    return "now" if moment is None else f"{moment:%Y-%m-%dT%H:%M:%SZ}".rjust(20, "0")
+
+
 def when(milliseconds: int) -> Markup:
     """Returns a time: ``2026-10-01 12:00 UTC``, or the number where no calendar reaches."""
     moment = _moment(milliseconds)
     if moment is None:
         return Markup("<span>{} ms</span>").format(milliseconds)
-    iso = f"{moment:%Y-%m-%dT%H:%M:%SZ}".rjust(20, "0")
     text = f"{moment:%Y-%m-%d %H:%M}".rjust(16, "0")
-    return Markup('<time datetime="{}">{} UTC</time>').format(iso, text)
+    return Markup('<time datetime="{}">{} UTC</time>').format(iso(milliseconds), text)
 
 
 def day(milliseconds: int) -> str:
