@@ -159,7 +159,10 @@ def prepare(request: dict) -> None:
     if timeout := request.get("lock_timeout"):
         from deltavc.repo.session import Session
 
-        Session.__init__.__defaults__ = (*Session.__init__.__defaults__[:-1], timeout)
+        made, given = Session.__init__, Session.__init__.__defaults__
+        names = made.__code__.co_varnames[: made.__code__.co_argcount][-len(given) :]
+        defaults = dict(zip(names, given, strict=True)) | {"lock_timeout": timeout}
+        made.__defaults__ = tuple(defaults.values())
     if request.get("obey_modes") and os.geteuid() == 0:
         header = (ctypes.c_uint32 * 2)(0x20080522, 0)
         no_powers = (ctypes.c_uint32 * 6)()
