@@ -194,9 +194,9 @@ class _Reach:
                 self.needed.setdefault(ObjectId(value), [])
 
     def measurements(self) -> None:
-        """Visits what was measured, with the per-sample values."""
+        """Visits what was measured, with the per-sample values, and what was signed."""
         for event, _ in self.repo.log.read():
-            if event.detail.get("measurements"):
+            if event.detail.get("measurements") or event.detail.get("signatures"):
                 for oid in event.objects:
                     self.needed.setdefault(oid, [])
 

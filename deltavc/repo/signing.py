@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from deltavc.repo.repository import Repository
 
 __all__ = [
-    "SIGNED",
     "in_use",
     "principal",
     "ready",
@@ -77,10 +76,6 @@ _KINDS: Mapping[str, _Kind] = {
     "tag": _Kind(Tag, lambda record: str(record.tagger)),
     "approval": _Kind(Approval, lambda record: str(record.actor)),
 }
-
-
-SIGNED = frozenset(_KINDS)
-"""Kinds of objects that can be signed."""
 
 
 def text_of(kind: str, oid: ObjectId) -> bytes:

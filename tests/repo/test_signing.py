@@ -529,6 +529,18 @@ def test_a_tampered_tag_is_not_good(desk: Desk) -> None:
     assert (found.status, "not whole" in found.sentence) == ("bad", True)
 
 
+def test_fsck_misses_a_signature_that_was_taken_away(desk: Desk) -> None:
+    desk.commit(desk.lora())
+    made = branches.tag(desk.raw, "v1", sign=True).signatures[0]
+    assert desk.repo.fsck().ok
+    loose = desk.raw.layout.folder / "objects" / "loose"
+    next(path for path in loose.rglob("*") if path.name in (made.id, made.id[2:])).unlink()
+    found = desk.reopen().fsck()
+    assert [item.subject for item in found.findings if item.code == "object-missing"] == [made.id]
+    with pytest.raises(SignatureInvalid):
+        branches.verify_tag(desk.repo._repo, "v1")
+
+
 def test_a_signed_tag_under_another_name_is_refused(desk: Desk) -> None:
     desk.commit(desk.lora())
     branches.tag(desk.raw, "v1", sign=True)
