@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -215,6 +216,39 @@ class TestLog:
         assert "\nsignature good" not in shown
         assert "signature bad, " in shown
         assert "bad" in signing("log", "--show-signature").out.splitlines()[0]
+
+
+class TestApprovals:
+    @pytest.fixture
+    def request_name(self, signing: Run, keys: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+        """A deployment that waits for somebody else; Kai, who is to approve, is at the keyboard."""
+        with Path("allowed_signers").open("a") as file:
+            file.write(f"kai@example.org {(keys / 'eve.pub').read_text()}")
+        assert signing("env", "define", "production", "--approvals", 1).code == 0
+        ran = signing("deploy", "HEAD", "--env", "production", "--reason", "x", "--yes", "--json")
+        assert ran.code == 36
+        monkeypatch.setenv("DELTAVC_ACTOR", "Kai <kai@example.org>")
+        found = re.search(r"r-\d{6}", ran.document["error"]["message"])
+        assert found is not None
+        return found[0]
+
+    def test_an_approval_is_signed_by_the_approver(
+        self, signing: Run, keys: Path, request_name: str
+    ) -> None:
+        approve = ("env", "approve", request_name, "--sign")
+        before = events()
+        ran = signing(*approve)  # with Ada's key
+        assert (ran.code, "that of 'ada@example.org'" in ran.err) == (44, True)
+        assert events() == before
+        ran = signing(*approve, "--config", f"signing.key={keys / 'eve'}")
+        assert (ran.code, ran.out.endswith("  signed\n")) == (0, True)
+        verified = signing("audit", "verify", "--json").document["data"]
+        assert (verified["ok"], verified["signatures"]) == (True, 1)
+        assert verified["findings"] == []
+        Path("revoked_keys").write_text((keys / "eve.pub").read_text())
+        ran = signing("audit", "verify", "--json")
+        assert ran.code == 1
+        assert [one["code"] for one in ran.document["data"]["findings"]] == ["signature-revoked"]
 
 
 def test_without_signing_nothing_is_said(repository: Run) -> None:
