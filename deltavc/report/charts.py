@@ -162,11 +162,9 @@ def _dress(axes: Any, series: Series) -> None:
     axes.grid(axis="y", color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(length=0, colors=INK)
-    axes.set_xticks([at for at, _ in series.dates], [day(time) for _, time in series.dates])
-    labels = axes.get_xticklabels()
-    if len(labels) > 1:
-        labels[0].set_ha("left")
-        labels[-1].set_ha("right")
+    days = [day(time) for _, time in series.dates]
+    labels = [label if label not in days[:at] else "" for at, label in enumerate(days)]
+    axes.set_xticks([at for at, _ in series.dates], labels)
 
 
 def _bounds(series: Series) -> tuple[float, float]:

@@ -217,6 +217,7 @@ class Environment:
     origin: str  # the file's name, or "recorded", or "" for one that is only served
     definition: Definition
     serving: Deployment | None = None
+    decided: Deployment | None = None  # where gates and approvals of what is served were asked
     deployments: int = 0
     bad: tuple[Mark, ...] = ()
     out_of_step: tuple[str, ...] = ()  # sentences about the served folder

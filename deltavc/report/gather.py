@@ -193,6 +193,7 @@ class _Gathering:
             origin=origin,
             definition=definition,
             serving=serving,
+            decided=None if serving is None else problems.decided_at(serving, mine),
             deployments=len(mine),
             out_of_step=out_of_step(self.repo, name) if origin else (),
             bad=tuple(self.marks.get(name, {}).values()),

@@ -14,7 +14,7 @@ from deltavc.report.data import (
     Request,
 )
 
-__all__ = ["find", "of_deployment"]
+__all__ = ["decided_at", "find", "of_deployment"]
 
 PASS = "pass"  # noqa: S105 - a verdict
 ROLLBACK = "rollback"
@@ -73,7 +73,7 @@ def of_deployment(
     Yields:
         The problems.
     """
-    decided = _decided(serving, deployments)
+    decided = decided_at(serving, deployments)
     for kind, level, values in (
         *_gates(environment, decided),
         *_approvals(environment, decided),
@@ -86,7 +86,7 @@ def of_deployment(
 _Found = tuple[str, str, dict[str, object]]
 
 
-def _decided(serving: Deployment, deployments: Sequence[Deployment]) -> Deployment:
+def decided_at(serving: Deployment, deployments: Sequence[Deployment]) -> Deployment:
     """Returns the deployment at which the served version was decided: a rollback asks nothing."""
     if serving.action != ROLLBACK or serving.version is None:
         return serving

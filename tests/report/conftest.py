@@ -137,6 +137,7 @@ def _environments(deployments: list[Deployment]) -> tuple[Environment, ...]:
                 "deltavc.toml",
                 definition,
                 serving=serving.get(name),
+                decided=serving.get(name),
                 deployments=sum(d.environment == name for d in deployments),
                 bad=tuple(d.bad for d in deployments if d.bad and d.environment == name),
                 out_of_step=("'serve/staging/current' leads to 3e91c07a5d",) * (name == "staging"),
