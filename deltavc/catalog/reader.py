@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from deltavc.catalog import ancestry, files
+from deltavc.catalog.line import Line, marked_ancestors
 from deltavc.catalog.reader_ship import ShipReader
 from deltavc.catalog.readonly import ReadOnly, Row
 from deltavc.catalog.rows import (
@@ -38,6 +39,12 @@ _COMMIT = (
 _LISTED = "(SELECT value FROM json_each(?))"  # a list of any length as one bound value
 _COMMITS_BY_ID = f"{_COMMIT} WHERE id IN {_LISTED}"
 _COMMITS_BY_KEY = f"{_COMMIT} WHERE key IN {_LISTED}"
+_TAGGED = (
+    "SELECT t.id, c.id, t.message FROM tags t JOIN commits c ON c.key = t.commit_key"
+    " WHERE t.id IN (SELECT value FROM json_each(?1))"
+    " UNION ALL SELECT id, id, NULL FROM commits"
+    " WHERE id IN (SELECT value FROM json_each(?1))"
+)
 _EVENT = (
     "SELECT number, hash, time, actor, command, summary, tool, reason, undoes, redoes,"
     " objects, detail FROM events"
@@ -52,8 +59,8 @@ _MEASUREMENT = (
     " FROM measurements m JOIN commits c ON c.key = m.commit_key"
 )
 _LATEST = (
-    "SELECT l.measurement_key, c.id FROM latest_measurements l"
-    " JOIN commits c ON c.key = l.commit_key WHERE l.kpi = ? AND l.value IS NOT NULL"
+    "SELECT l.measurement_key, l.commit_key FROM latest_measurements l"
+    " WHERE l.kpi = ? AND l.value IS NOT NULL"
 )
 _BEST = {
     "higher": f"{_LATEST} ORDER BY l.value DESC, l.commit_key DESC",
@@ -127,6 +134,12 @@ class CatalogReader(ShipReader):
                 " WHERE r.name >= 'tag:' AND r.name < 'tag;' ORDER BY r.name"
             )
         ]
+
+    def tagged(self, values: Iterable[str]) -> dict[str, tuple[CommitId, str | None]]:
+        """Returns what values of tags stand for: a commit, and an annotated one's message."""
+        listed = json.dumps(list(values))
+        rows = self._db.rows(_TAGGED, listed)
+        return {value: (oid, message) for value, oid, message in rows}
 
     def bases(self) -> list[BaseRow]:
         """Returns the named bases by name."""
@@ -214,7 +227,7 @@ class CatalogReader(ShipReader):
             for row in self._db.rows(
                 "SELECT c.id FROM parents p JOIN commits c ON c.key = p.parent_key"
                 " WHERE p.child_key = ? ORDER BY p.position",
-                self._key(oid),
+                self.key(oid),
             )
         )
 
@@ -225,24 +238,28 @@ class CatalogReader(ShipReader):
             for row in self._db.rows(
                 "SELECT c.id FROM parents p JOIN commits c ON c.key = p.child_key"
                 " WHERE p.parent_key = ? ORDER BY p.child_key",
-                self._key(oid),
+                self.key(oid),
             )
         ]
 
     def is_ancestor(self, ancestor: CommitId, oid: CommitId) -> bool:
         """Tells whether a commit is another one, or among its ancestors."""
-        return ancestry.is_ancestor(self._key(ancestor), self._key(oid), _ParentLookup(self._db))
+        return ancestry.is_ancestor(self.key(ancestor), self.key(oid), _ParentLookup(self._db))
+
+    def line(self, early: CommitId, late: CommitId) -> Line:
+        """Returns what the later of two commits came from and the earlier one did not."""
+        return Line(self._db, self.key(early), self.key(late))
 
     def merge_bases(self, ours: CommitId, theirs: CommitId) -> list[CommitId]:
         """Returns the best common ancestors of two commits, the one recorded last first."""
-        keys = ancestry.merge_bases(self._key(ours), self._key(theirs), _ParentLookup(self._db))
+        keys = ancestry.merge_bases(self.key(ours), self.key(theirs), _ParentLookup(self._db))
         return [self._db.one("SELECT id FROM commits WHERE key = ?", key)[0] for key in keys]
 
     def labels(self, oid: CommitId) -> dict[str, str]:
         """Returns the labels of a commit, by name."""
         return dict(
             self._db.rows(
-                "SELECT name, value FROM labels WHERE commit_key = ? ORDER BY name", self._key(oid)
+                "SELECT name, value FROM labels WHERE commit_key = ? ORDER BY name", self.key(oid)
             )
         )
 
@@ -264,7 +281,7 @@ class CatalogReader(ShipReader):
         return [
             _measurement(row)
             for row in self._db.rows(
-                f"{_MEASUREMENT} WHERE m.commit_key = ? ORDER BY m.key", self._key(oid)
+                f"{_MEASUREMENT} WHERE m.commit_key = ? ORDER BY m.key", self.key(oid)
             )
         ]
 
@@ -334,21 +351,22 @@ class CatalogReader(ShipReader):
         kpi: str,
         direction: Literal["higher", "lower"],
         *,
-        among: Collection[CommitId] | None = None,
+        within: CommitId | None = None,
     ) -> MeasurementRow | None:
         """Finds the best of the values that were recorded last for each commit.
 
         Args:
             kpi: The KPI.
             direction: Which values are better.
-            among: Only these commits; default: all.
+            within: Only this commit and its ancestors; default: all.
 
         Returns:
             The best measurement, of the commit recorded last where several are as good;
             None without one. NaN is never best.
         """
-        for key, oid in self._db.each(_BEST[direction], kpi):
-            if among is None or oid in among:
+        marks = None if within is None else marked_ancestors(self._db, self.key(within))
+        for key, commit in self._db.each(_BEST[direction], kpi):
+            if marks is None or (commit < len(marks) and marks[commit]):
                 return _measurement(self._db.one(f"{_MEASUREMENT} WHERE m.key = ?", key))
         return None
 
@@ -394,15 +412,16 @@ class CatalogReader(ShipReader):
             limit,
         )
 
-    def _key(self, oid: CommitId) -> int:
+    def key(self, oid: CommitId) -> int:
+        """Returns the key of a commit: greater than those of its ancestors, else meaningless."""
         for row in self._db.rows("SELECT key FROM commits WHERE id = ?", oid):
             return int(row[0])
         raise _unknown(oid)
 
     def _walk(self, starts: Iterable[CommitId], exclude: Iterable[CommitId]) -> Iterator[int]:
         return ancestry.walk(
-            [self._key(oid) for oid in starts],
-            [self._key(oid) for oid in exclude],
+            [self.key(oid) for oid in starts],
+            [self.key(oid) for oid in exclude],
             _ParentLookup(self._db),
         )
 

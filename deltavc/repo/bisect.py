@@ -55,57 +55,66 @@ class Search:
 
     def __init__(self, repo: Repository, good: CommitId, bad: CommitId) -> None:
         self.repo, self.reader = repo, repo.reader()
-        if good == bad or not self.reader.is_ancestor(good, bad):
+        self.line = self.reader.line(good, bad)
+        if not self.line.connected:
             raise UsageError(
                 f"good {short(good)} is not before bad {short(bad)} in its history",
                 hint="name a good revision that the bad one came from: deltavc log BAD",
                 good=good,
                 bad=bad,
             )
-        self.bad, self.good = bad, [good]
-        self.left = list(self.reader.ancestors([bad], exclude=[good]))
-        self.total = len(self.left)
-        self.skipped: set[CommitId] = set()
+        self.bad, self.bad_key = bad, self.line.keys[0]
+        self.total = len(self.line.keys)
+        self.skipped: set[int] = set()
         self.steps: list[BisectStep] = []
+
+    def next_key(self) -> int | None:
+        """Returns the key to look at next: the open one that is nearest to the middle."""
+        left = self.line.keys
+        middle = len(left) // 2
+        for away in range(middle + 1):
+            for at in (middle - away, middle + away):
+                if at < len(left) and left[at] != self.bad_key and left[at] not in self.skipped:
+                    return left[at]
+        return None
 
     def next(self) -> CommitId | None:
         """Returns the revision to look at next; None when there is none left to ask about."""
-        middle = len(self.left) // 2
-        asked = (at for at, oid in enumerate(self.left) if self._open(oid))
-        at = min(asked, key=lambda at: abs(at - middle), default=None)
-        return None if at is None else self.left[at]
-
-    def _open(self, oid: CommitId) -> bool:
-        return oid != self.bad and oid not in self.skipped
+        key = self.next_key()
+        return None if key is None else self.line.ids([key])[0]
 
     def mark(self, oid: CommitId, verdict: str, value: float | None = None) -> None:
         """Takes in what was found out about a revision."""
         self.steps.append(
             BisectStep(commit=oid, subject=self._subject(oid), verdict=verdict, value=value)
         )
+        key = self.reader.key(oid)
         if verdict not in (GOOD, BAD):
-            self.skipped.add(oid)
-            return
-        if verdict == BAD:
-            self.bad = oid
+            self.skipped.add(key)
+        elif verdict == BAD:
+            self.bad, self.bad_key = oid, key
+            self.line.leave_ancestors(key)
         else:
-            self.good.append(oid)
-        self.left = list(self.reader.ancestors([self.bad], exclude=self.good))
+            self.line.drop_ancestors(key)
+
+    def has(self, oid: CommitId) -> bool:
+        """Tells whether a revision is still in question."""
+        return self.reader.key(oid) in self.line.keys
 
     def _subject(self, oid: CommitId) -> str:
         return self.repo.commit(oid).message.partition("\n")[0]
 
     def result(self, **more: Any) -> Bisected:
         """Returns where the search stands."""
-        following = self.next()
-        found = following is None and len(self.left) == 1
+        following, left = self.next(), self.line.keys
+        found = following is None and len(left) == 1
         return Bisected(
             first_bad=self.bad if found else None,
             subject=self._subject(self.bad) if found else "",
             next=following,
-            suspects=list(self.left) if following is None and not found else [],
+            suspects=[*self.line.ids(left)] if following is None and not found else [],
             steps=list(self.steps),
-            remaining=len(self.left),
+            remaining=len(left),
             revisions=self.total,
             **more,
         )
@@ -135,39 +144,38 @@ def by_kpi(repo: Repository, kpi: str, *, expect: str, good: str, bad: str = "HE
         )
     ends = resolve(repo, good), resolve(repo, bad)
     search = Search(repo, *ends)
-    values = {
-        oid: number
-        for oid, measured in search.reader.latest([ends[0], *search.left], [rule.series]).items()
-        if (number := measured.get(rule.series)) is not None
-    }
-    if not values.keys() & set(search.left):
+    values = search.line.values(rule.series)
+    between = list(search.line.keys)
+    measured = sum(key in values for key in between)
+    if not measured:
         raise UnknownRevision(
             f"no revision from {short(ends[0])} to {short(ends[1])} has a value of '{kpi}'",
             hint=f"measure them: deltavc kpi add REV {kpi}=VALUE, or use deltavc bisect run",
             kpi=kpi,
         )
 
-    def is_good(oid: CommitId) -> bool:
-        return values[oid] >= rule.limit if rule.at_least else values[oid] <= rule.limit
+    def is_good(value: float) -> bool:
+        return value >= rule.limit if rule.at_least else value <= rule.limit
 
     for oid, wanted in zip(ends, (True, False), strict=True):
-        if oid in values and is_good(oid) != wanted:
+        value = values.get(search.reader.key(oid))
+        if value is not None and is_good(value) != wanted:
             word = "good" if wanted else "bad"
             raise UsageError(
-                f"{short(oid)} was given as {word}, but its {kpi} is {values[oid]:.6g}",
+                f"{short(oid)} was given as {word}, but its {kpi} is {value:.6g}",
                 hint=f"name another {word} end, or another --expect",
-                value=values[oid],
+                value=value,
             )
-    between = list(search.left)
-    search.skipped = {oid for oid in between if oid not in values}
-    while (asked := search.next()) is not None:
-        search.mark(asked, GOOD if is_good(asked) else BAD, values[asked])
+    search.skipped = {key for key in between if key not in values}
+    while (key := search.next_key()) is not None:
+        asked = search.line.ids([key])[0]
+        search.mark(asked, GOOD if is_good(values[key]) else BAD, values[key])
     parents = repo.commit(search.bad).parents
     return search.result(
-        measured=sum(oid in values for oid in between),
-        unmeasured=[oid for oid in between if oid not in values],
-        value=values.get(search.bad),
-        parent_value=values.get(parents[0]) if parents else None,
+        measured=measured,
+        unmeasured=search.line.ids(key for key in between if key not in values),
+        value=values.get(search.bad_key),
+        parent_value=values.get(search.reader.key(parents[0])) if parents else None,
         kpi=kpi,
     )
 
@@ -249,7 +257,7 @@ def mark(repo: Repository, verdict: str, rev: str | None = None) -> Bisected:
     kept = _read(repo)
     search = _replayed(repo, kept)
     oid = resolve(repo, rev) if rev is not None else search.next()
-    if oid is None or oid not in search.left:
+    if oid is None or not search.has(oid):
         what = "the search is over" if oid is None else f"{short(oid)} is not in question any more"
         raise UsageError(what, hint="begin anew: deltavc bisect start --good REV --bad REV")
     if oid == search.bad and verdict != BAD:

@@ -274,21 +274,22 @@ def _start(repo: Repository, state: State, name: str, start: str | None) -> str 
 def tags(repo: Repository) -> list[BranchRow]:
     """Returns all tags by name."""
     state = repo.state()
+    values = {name: v for name, v in sorted(state.refs.items()) if name.startswith("tag:")}
+    with repo.reader() as reader:
+        known = reader.tagged(values.values())
+        commits = reader.commits(commit for commit, _ in known.values())
     rows = []
-    for ref, value in sorted(state.refs.items()):
-        if ref.startswith("tag:"):
-            commit = peel(repo, ObjectId(value))
-            message = None
+    for ref, value in values.items():
+        if value in known:
+            commit, message = known[value]
+            told = commits[commit].message
+        else:  # what the catalog had to leave out
+            commit, message = peel(repo, ObjectId(value)), None
             if commit != value:
                 message = canonical.decode(repo.store.get(ObjectId(value), "tag"), Tag).message
-            rows.append(
-                BranchRow(
-                    name=ref.partition(":")[2],
-                    commit=commit,
-                    subject=subject(repo.commit(commit).message),
-                    message=message,
-                )
-            )
+            told = repo.commit(commit).message
+        name = ref.partition(":")[2]
+        rows.append(BranchRow(name=name, commit=commit, subject=subject(told), message=message))
     return rows
 
 

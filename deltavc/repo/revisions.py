@@ -176,8 +176,7 @@ def _best(repo: Repository, kpi: str, within: str, state: State) -> CommitId:
     direction: Literal["higher", "lower"] = "higher"
     if definition is not None and definition.direction == "lower":
         direction = "lower"
-    among = frozenset(reader.ancestors([resolve(repo, within, state)]))
-    found = reader.best(kpi, direction, among=among)
+    found = reader.best(kpi, direction, within=resolve(repo, within, state))
     if found is None:
         raise UnknownRevision(
             f"no revision of '{within}' has a measurement of '{kpi}'",

@@ -173,9 +173,21 @@ def test_best(history, built):
     assert reader.best("kpi", "higher").commit == ids["same"]
     assert reader.best("kpi", "lower").commit == ids["below"]
     assert reader.best("kpi", "lower").value == -math.pi
-    assert reader.best("kpi", "higher", among={ids["high"], ids["low"]}).commit == ids["high"]
-    assert reader.best("kpi", "higher", among={ids["nan"]}) is None
     assert reader.best("other", "higher") is None
+
+
+def test_best_among_ancestors(history, built):
+    first = history.commit(kpis={"kpi": 0.5})
+    side = history.commit([first], kpis={"kpi": 0.9})
+    other = history.commit([first], kpis={"kpi": 0.4})
+    merged = history.commit([other, side], kpis={"kpi": None})
+    last = history.commit([other], kpis={"kpi": 0.95})
+    reader = built()
+    assert reader.best("kpi", "higher").commit == last
+    assert reader.best("kpi", "higher", within=merged).commit == side
+    assert reader.best("kpi", "lower", within=merged).commit == other
+    assert reader.best("kpi", "higher", within=other).commit == first
+    assert reader.best("kpi", "higher", within=last).commit == last
 
 
 def test_a_reader_sees_what_is_applied_later(history, built):
