@@ -160,7 +160,7 @@ def list_(ctx: Context) -> None:
     "--against",
     metavar="REV",
     type=options.REVISION,
-    help="Baseline; without one, rules that need it are inconclusive",
+    help="Baseline; default: what the gate's environment serves",
 )
 @click.option(
     "--summary",

@@ -19,7 +19,7 @@ from deltavc.errors import UsageError
 
 __all__ = ["POLICY_TABLES", "SETTINGS", "Setting", "Settings", "find", "load", "parse", "read_file"]
 
-POLICY_TABLES = ("kpi", "gate", "environment")
+POLICY_TABLES = ("kpi", "gate", "env")
 
 
 @dataclass(frozen=True)
@@ -274,7 +274,7 @@ def _take_policy(settings: Settings, path: Path) -> None:
         if name not in POLICY_TABLES:
             raise UsageError(
                 f"'{path}' holds '{name}', but that file is for policy only",
-                hint="it takes kpi, gate and environment; settings: deltavc config set KEY VALUE",
+                hint="it takes kpi, gate and env; settings: deltavc config set KEY VALUE",
                 path=str(path),
             )
     settings.policy = content

@@ -94,9 +94,9 @@ def deployed_lines(out: Output, done: DeployedRow) -> Iterator[str]:
         yield out.style(f"  log head {done.head_number} {short(done.head_hash)}", "faint")
 
 
-def run_deploy(ctx: Context, dry: DeployedRow, real: DeployedRow | None) -> int:
+def run_deploy(ctx: Context, done: DeployedRow) -> int:
     """Tells what a deployment did or would do, and returns the exit code."""
-    out, done = ctx.out, real or dry
+    out = ctx.out
     out.changed(done.changed and done.blocked is None, dry_run=done.dry_run)
     out.data(done, human=lambda: deployed_lines(out, done), ids=[done.deployment or done.revision])
     for text in done.hints:

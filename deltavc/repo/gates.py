@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from deltavc.errors import Protected, UnknownRevision
-from deltavc.ids import check_name, is_object_id, short
+from deltavc.ids import CommitId, check_name, is_object_id, short
 from deltavc.kpi.estimates import Observed
 from deltavc.kpi.rules import parse
 from deltavc.kpi.verdicts import Evidence, Find, Verdict, judge, worst
@@ -97,7 +97,8 @@ def check(
         repo: The repository.
         name: The gate.
         rev: The revision.
-        against: The baseline; without one, rules that need it are inconclusive.
+        against: The baseline; default: what the one environment serves that asks this gate.
+            Without any, rules that need it are inconclusive.
 
     Returns:
         The verdict: the worst of the rules'.
@@ -114,7 +115,7 @@ def check(
             gate=name,
         )
     commit = resolve(repo, rev)
-    baseline = None if against is None else resolve(repo, against)
+    baseline = _served_under(repo, name) if against is None else resolve(repo, against)
     found = repo.reader().latest_rows([commit] if baseline is None else [commit, baseline])
     new, old = found.get(commit, {}), found.get(baseline, {}) if baseline is not None else {}
     evidence = Evidence(
@@ -136,6 +137,20 @@ def check(
         event=repo.state().number,
         hints=list(dict.fromkeys(_hints(verdicts, policy, rev, against))),
     )
+
+
+def _served_under(repo: Repository, name: str) -> CommitId | None:
+    """Returns what the one environment serves that asks a gate; None where there is not one."""
+    from deltavc.repo.environment_policy import definitions
+
+    asking = [
+        environment
+        for environment, (definition, _) in definitions(repo, repo.state().refs).items()
+        if name in definition.gates
+    ]
+    serving = repo.reader().serving() if len(asking) == 1 else {}
+    row = serving.get(asking[0]) if serving else None
+    return None if row is None else row.commit
 
 
 def _finder(repo: Repository, rows: dict[str, CatalogRow], policy: Policy) -> Find:

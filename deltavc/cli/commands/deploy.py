@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from deltavc.cli import options
 from deltavc.cli.ship import run_deploy
@@ -91,13 +92,16 @@ def carry_out(ctx: Context, run: Callable[..., DeployedRow], *, dry_run: bool) -
         The exit code.
     """
     looked = run(dry=True)
-    if dry_run or looked.blocked == "gate":
-        return run_deploy(ctx, looked, None)
+    if dry_run:
+        return run_deploy(ctx, looked)
+    looked = msgspec.structs.replace(looked, dry_run=False)
+    if looked.blocked == "gate":
+        return run_deploy(ctx, looked)
     if looked.changed and not _agreed(ctx, looked):
         ctx.out.changed(False)
         ctx.out.data(looked, human="Nothing changed.")
         return 1
-    return run_deploy(ctx, looked, run(dry=False))
+    return run_deploy(ctx, run(dry=False))
 
 
 def _agreed(ctx: Context, looked: DeployedRow) -> bool:
