@@ -6,33 +6,25 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
 
-from deltavc.delta.increment import Increment
-from deltavc.merge.elementwise import Adding, Electing, Elementwise, Frame
-from deltavc.merge.keep import Keep, trimmed
+from deltavc.merge.elementwise import Adding, Electing
 from deltavc.merge.options import Rational, option
-from deltavc.merge.strategy import Operand
+from deltavc.merge.trim import Scoped
 
 __all__ = ["Breadcrumbs", "BreadcrumbsTies"]
 
 
 @dataclass(frozen=True)
-class _Breadcrumbs(Elementwise):
+class _Breadcrumbs(Scoped):
     """Keeps a band of magnitudes."""
 
     source: ClassVar[str] = "arXiv:2312.06795"
 
-    density: Fraction = option(
-        Fraction(1, 2), Rational(0, 1, above=True), "share of elements that each side keeps"
-    )
     gamma: Fraction = option(
         Fraction(1, 100), Rational(0, 1), "share of the very largest elements that is dropped"
     )
 
-    def _keep(self, frame: Frame, operand: Operand, increment: Increment) -> Keep:  # noqa: ARG002
-        return trimmed(increment.values, frame.blocks, self.density, self.gamma, frame.threads)
-
-    def _scale(self, frame: Frame, increment: Increment, keep: Keep) -> Fraction:  # noqa: ARG002
-        return Fraction(1)
+    def _outliers(self) -> Fraction:
+        return self.gamma
 
 
 @dataclass(frozen=True)

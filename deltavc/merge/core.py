@@ -19,7 +19,7 @@ from deltavc.merge.dare import DareTies
 from deltavc.merge.elementwise import Elementwise
 from deltavc.merge.factor_space import finished, inner, product, significant, space, values_of
 from deltavc.merge.strategy import Operand, Outcome, Parameter
-from deltavc.merge.ties import Ties
+from deltavc.merge.ties import TensorTies
 
 __all__ = ["CoreDare", "CoreTies"]
 
@@ -47,7 +47,7 @@ class _Core(Elementwise):
 
 
 @dataclass(frozen=True)
-class CoreTies(_Core, Ties):
+class CoreTies(_Core, TensorTies):
     """TIES on the cores."""
 
     name: ClassVar[str] = "core-ties"

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from deltavc.merge.blocks import Blocks
 from deltavc.merge.draws import WORDS, threshold, words
 from deltavc.merge.reduce import Source, Values, sum_of_magnitudes
-from deltavc.merge.selection import Band, boundaries, magnitudes
+from deltavc.merge.selection import Band, magnitudes
 
-__all__ = ["All", "Drawn", "DrawnByRank", "Keep", "Trimmed", "l1_scale", "trimmed"]
+__all__ = ["All", "Drawn", "DrawnByRank", "Keep", "Trimmed", "l1_scale"]
 
 Mask = NDArray[np.bool_]
 
@@ -127,27 +127,6 @@ def _line(count: int, least: Fraction, most: Fraction) -> Sequence[Fraction]:
         return [(least + most) / 2]
     step = (most - least) / max(count - 1, 1)
     return [least + i * step for i in range(count)]
-
-
-def trimmed(
-    source: Source, blocks: Blocks, density: Fraction, outliers: Fraction, threads: int
-) -> Keep:
-    """Returns the rule that keeps a share of the elements, the largest but for outliers.
-
-    Args:
-        source: Gives values from a first to an end position.
-        blocks: How to go over them.
-        density: Share that is kept, rounded down, but at least one element.
-        outliers: Share of the very largest that is left out, if that leaves enough.
-        threads: How many threads.
-    """
-    count = blocks.count
-    keep = max(1, int(density * count))
-    skip = min(int(outliers * count), count - keep)
-    if keep == count:
-        return All()
-    end, begin = boundaries(source, blocks, (skip + keep, skip), threads)
-    return Trimmed(Band(end, begin if skip else None))
 
 
 def l1_scale(source: Source, blocks: Blocks, keep: Keep, threads: int) -> Fraction:

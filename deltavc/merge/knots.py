@@ -20,7 +20,7 @@ from deltavc.merge.elementwise import Elementwise
 from deltavc.merge.factor_space import finished, in_rows, inner, product, space, values_of
 from deltavc.merge.options import Flag, option
 from deltavc.merge.strategy import Operand, Outcome, Parameter
-from deltavc.merge.ties import Ties
+from deltavc.merge.ties import TensorTies
 
 __all__ = ["KnotsDare", "KnotsTies"]
 
@@ -50,7 +50,7 @@ class _Knots(Elementwise):
 
 
 @dataclass(frozen=True)
-class KnotsTies(_Knots, Ties):
+class KnotsTies(_Knots, TensorTies):
     """TIES on the rows S V_i."""
 
     name: ClassVar[str] = "knots-ties"

@@ -64,8 +64,8 @@ PRESETS: dict[str, Preset] = {
     "peft:magnitude_prune": Preset("magnitude-prune", {}, _PEFT),
     "paper:ties": Preset(
         "ties",
-        {"density": "1/5", "sign": "sum", "divisor": "count"},
-        "but for a threshold for each tensor, where the paper has one for the model",
+        {"density": "1/5", "sign": "sum", "divisor": "count", "scope": "model"},
+        "its threshold for the model is over the parameters that are merged",
     ),
     "paper:dare": Preset("dare-linear", {"density": "1/10"}, "with its drop rate of 0.9"),
 }

@@ -29,6 +29,7 @@ __all__ = [
     "Band",
     "Boundary",
     "Quota",
+    "Share",
     "Tally",
     "Wanted",
     "boundaries",
@@ -135,6 +136,24 @@ class Quota:
         if self.whole:
             return Boundary(self.pattern, blocks.count)
         return Boundary(self.pattern, _cut(source, blocks, blocks.pieces(), self))
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one part keeps where several parts together decide: a band by its ends.
+
+    Attributes:
+        end: Where the kept elements end.
+        skip: Where they begin.
+    """
+
+    end: Quota
+    skip: Quota
+
+    def band(self, source: Source, blocks: Blocks) -> Band:
+        """Returns the band in the part; see :meth:`Quota.boundary`."""
+        skip = None if self.skip.pattern == _FIRST else self.skip.boundary(source, blocks)
+        return Band(self.end.boundary(source, blocks), skip)
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,8 +25,9 @@ from deltavc.delta.rebuild import Term
 from deltavc.delta.tensor import DType, Tensor
 from deltavc.errors import MergeConflict, ShapeMismatch, UnsupportedFormat, UsageError
 from deltavc.merge.options import Option, options_of
+from deltavc.merge.selection import Share
 
-__all__ = ["Fact", "Operand", "Outcome", "Parameter", "Side", "Strategy"]
+__all__ = ["Fact", "Operand", "Outcome", "Parameter", "Side", "Strategy", "check_sides"]
 
 Fact = float | int | str
 
@@ -39,10 +40,13 @@ class Side:
         terms: The formal sum of deltas; never empty.
         key: Stable identity of the side, its commit id: canonical order and random
             numbers follow it.
+        share: What is kept of it, where the whole model decides that; see
+            :func:`deltavc.merge.survey.survey`.
     """
 
     terms: tuple[Term, ...]
     key: str
+    share: Share | None = None
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,14 @@ class Strategy(ABC):
                 written[name] = each.kind.write(value)
         return written
 
+    @property
+    def surveys(self) -> bool:
+        """Whether a parameter's result depends on the other parameters, too.
+
+        Then :func:`deltavc.merge.survey.survey` goes over all of them first.
+        """
+        return False
+
     def check(self, count: int) -> None:
         """Refuses a number of sides that does not fit.
 
@@ -206,7 +218,7 @@ class Strategy(ABC):
             NonFiniteTensor: An increment, or what comes out, is not finite.
         """
         self.check(len(sides))
-        _check(parameter, sides)
+        check_sides(parameter, sides)
         order = list(range(len(sides)))
         if self.symmetric:
             order.sort(key=lambda i: sides[i].key)
@@ -228,7 +240,19 @@ class Strategy(ABC):
         """Merges operands that fit, in canonical order if the strategy is symmetric."""
 
 
-def _check(parameter: Parameter, sides: Sequence[Side]) -> None:
+def check_sides(parameter: Parameter, sides: Sequence[Side]) -> None:
+    """Refuses increments that no strategy can add up.
+
+    Args:
+        parameter: The parameter.
+        sides: Its sides.
+
+    Raises:
+        UsageError: A side has no increment.
+        ShapeMismatch: An increment does not fit the parameter.
+        MergeConflict: An increment replaces instead of adding.
+        UnsupportedFormat: The parameter's dtype has no increments.
+    """
     if not parameter.dtype.arithmetic:
         raise UnsupportedFormat(
             f"'{parameter.name}' is {parameter.dtype.name}, which has no increments to merge",

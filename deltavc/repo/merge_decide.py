@@ -6,11 +6,11 @@ rows, a merged config) go to the sink that the verb, or ``fsck --deep``, passes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import cached_property
-from typing import TYPE_CHECKING
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from deltavc.delta.threeway import BASE, EQUAL, Standing, put, side_number, split, sum_terms
 from deltavc.delta.vector import FILE, Terms, Vector, add_terms, form_from_text
@@ -22,7 +22,8 @@ from deltavc.repo.openbase import OpenBase, open_base
 if TYPE_CHECKING:
     from deltavc.delta.kinds import Delta
     from deltavc.delta.rebuild import Term
-    from deltavc.merge.strategy import Parameter, Strategy
+    from deltavc.merge.strategy import Parameter, Side, Strategy
+    from deltavc.merge.survey import Shares
     from deltavc.records.model import BaseTensor
     from deltavc.repo.merge_settings import Settings
     from deltavc.repo.objects import ObjectSink
@@ -76,6 +77,15 @@ class Decision:
         return Vector(base.base, params, meta)
 
 
+class _Met(NamedTuple):
+    """A conflict: replaced rows, additive terms before and now, and what is settled of these."""
+
+    replaced: Terms
+    before: Terms
+    now: list[Terms]
+    settled: Terms | None
+
+
 class _Undecided(Exception):
     """A parameter or file is in conflict."""
 
@@ -116,6 +126,7 @@ class Decider:
         self._deltas: dict[DeltaId, Delta] = {}
         self._made: dict[DeltaId, Delta] = {}
         self._combined: dict[object, tuple[Terms, Facts, float | None]] = {}
+        self._shares: dict[Strategy, Shares] = {}
 
     @cached_property
     def opened(self) -> OpenBase:
@@ -133,6 +144,7 @@ class Decider:
     def decide(self) -> Decision:
         """Returns what the merge comes to."""
         found = split(self.base, self.sides)
+        self._survey(found.conflicts)
         done = Decision(meta=dict(found.meta), outcomes=dict(found.outcomes))
         for name, standing in found.standings.items():
             put(done.params, done.meta, name, standing)
@@ -176,6 +188,29 @@ class Decider:
         self, name: str, before: Standing, now: Sequence[Standing], strategy: Strategy | None
     ) -> tuple[Terms, str, Facts, float | None]:
         """Returns terms, how they came about, facts and a measured error of a conflict."""
+        met = self._meet(name, before, now)
+        if met.settled is not None:
+            return add_terms((1, met.settled), (1, met.replaced)), "rows", {}, None
+        if strategy is None:
+            raise _Undecided(CHANGED)
+        memory = self._memory(name, before, now, strategy)
+        if memory not in self._combined:
+            self._combined[memory] = self._apply(name, now[0].shape, met.before, met.now, strategy)
+        terms, facts, error = self._combined[memory]
+        return add_terms((1, terms), (1, met.replaced)), strategy.name, facts, error
+
+    def _memory(
+        self, name: str, before: Standing, now: Sequence[Standing], strategy: Strategy
+    ) -> object:
+        """Returns what a result is remembered by, so that tied parameters stay tied.
+
+        They have the same deltas on the same tensor.
+        """
+        record = self._base_tensor(name)
+        return (before, *now, strategy, record and record.sha256)
+
+    def _meet(self, name: str, before: Standing, now: Sequence[Standing]) -> _Met:
+        """Returns the parts of a conflict, as far as the table decides them."""
         changed = [standing for standing in now if standing != before]
         if any(standing.removed for standing in changed):
             raise _Undecided(DROPPED)
@@ -187,18 +222,10 @@ class Decider:
         replaced = self._rows([rows for _, rows, _ in every])
         old, *new = (terms for terms, _, _ in every)
         within = split(_alone(self.base, name, old), [_alone(self.base, name, t) for t in new])
+        settled = None
         if not within.conflicts:
             settled = dict(within.standings[name].terms) if name in within.standings else {}
-            return add_terms((1, settled), (1, replaced)), "rows", {}, None
-        if strategy is None:
-            raise _Undecided(CHANGED)
-        # Tied parameters, which have the same deltas on the same tensor, stay tied.
-        record = self._base_tensor(name)
-        memory = (before, *now, strategy, record and record.sha256)
-        if memory not in self._combined:
-            self._combined[memory] = self._apply(name, now[0].shape, old, new, strategy)
-        terms, facts, error = self._combined[memory]
-        return add_terms((1, terms), (1, replaced)), strategy.name, facts, error
+        return _Met(replaced, old, new, settled)
 
     def _apply(
         self,
@@ -214,14 +241,7 @@ class Decider:
         if strategy.name == "sum" and (weights is None or set(weights) == {1}):
             terms: Terms = sum_terms(before, now)
         else:
-            from deltavc.merge.strategy import Side
-
-            involved = [i for i, terms in enumerate(now) if terms != before]
-            increments = [add_terms((1, now[i]), (-1, before)) for i in involved]
-            sides = [
-                Side(tuple(self._terms(terms)), self.keys[i])
-                for i, terms in zip(involved, increments, strict=True)
-            ]
+            involved, increments, sides = self._sides(name, before, now, strategy)
             if weights is not None and len(sides) != len(weights):
                 strategy = replace(strategy, weights=tuple(weights[i] for i in involved))  # type: ignore[call-arg]
             outcome = strategy.combine(
@@ -238,6 +258,62 @@ class Decider:
         if self.settings.bounded:
             return self._bound(name, shape, terms, facts)
         return terms, facts, None
+
+    def _sides(
+        self, name: str, before: Terms, now: Sequence[Terms], strategy: Strategy
+    ) -> tuple[list[int], list[dict[DeltaId, Fraction]], tuple[Side, ...]]:
+        """Returns which sides changed a parameter, and their increments as terms and as sides."""
+        from deltavc.merge.strategy import Side
+
+        involved = [i for i, terms in enumerate(now) if terms != before]
+        increments = [add_terms((1, now[i]), (-1, before)) for i in involved]
+        shares = self._shares.get(strategy, {})
+        sides = [
+            Side(tuple(self._terms(terms)), self.keys[i], shares.get((name, self.keys[i])))
+            for i, terms in zip(involved, increments, strict=True)
+        ]
+        return involved, increments, tuple(sides)
+
+    # over the whole model -------------------------------------------------
+
+    def _survey(self, names: Sequence[str]) -> None:
+        """Lets strategies that decide over the whole model look at all that they will merge."""
+        chosen = {name: self.settings.choice(name)[1] for name in names}
+        for strategy in dict.fromkeys(filter(None, chosen.values())):
+            if strategy.surveys:
+                from deltavc.merge.survey import survey
+
+                mine = [name for name in names if chosen[name] == strategy]
+                cases = partial(self._cases, mine, strategy)
+                threads = self.repo.session.threads
+                self._shares[strategy] = survey(strategy, cases, threads=threads)
+
+    def _cases(
+        self, names: Sequence[str], strategy: Strategy
+    ) -> Iterator[tuple[Parameter, tuple[Side, ...]]]:
+        """Yields the parameters that a strategy will merge, with their sides; of tied ones one."""
+        seen = set()
+        for number, name in enumerate(names):
+            before = Standing.of(self.base, name)
+            now = [Standing.of(side, name) for side in self.sides]
+            memory = self._memory(name, before, now, strategy)
+            if memory not in seen:
+                seen.add(memory)
+                met = self._met(name, before, now)
+                if met is not None and met.settled is None:
+                    sides = self._sides(name, met.before, met.now, strategy)[2]
+                    yield self._form(name, now[0].shape), sides
+            self._deltas.clear()
+            self.repo.session.progress("survey", number + 1, len(names))
+
+    def _met(self, name: str, before: Standing, now: Sequence[Standing]) -> _Met | None:
+        """Returns the parts of a conflict; None where there is no strategy for it."""
+        try:
+            return self._meet(name, before, now)
+        except _Undecided:  # who decides the parameter says so again
+            return None
+
+    # parts of a conflict --------------------------------------------------
 
     def _bound(
         self, name: str, shape: str | None, terms: Terms, facts: Facts

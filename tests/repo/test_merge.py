@@ -416,3 +416,27 @@ def test_measured_errors_stay_told(lab: Lab) -> None:
     error = lab.repo.show("side").commit.errors[f"{Q}.weight"]  # type: ignore[union-attr]
     done = lab.repo.merge(["side"])
     assert done.errors == {f"{Q}.weight": error}
+
+
+def test_a_threshold_for_the_model_is_recorded_and_done_again(lab: Lab) -> None:
+    lab.commit(lab.lora(Q), "root")
+
+    def changed() -> Path:
+        def change(tensors: dict[str, Any]) -> None:
+            tensors[f"{Q}.weight"] += 5 * lab.rng.normal(size=(8, 8)).astype("f4")
+            tensors[f"{V}.weight"] += 0.01 * lab.rng.normal(size=(8, 8)).astype("f2")
+
+        return lab.checkpoint(change)
+
+    two_lines(lab, lambda: lab.commit(changed()), lambda: lab.commit(changed()))
+    options = {"density": "1/4", "scope": "model"}
+    done = lab.repo.merge(["side"], strategy="ties", options=options)
+    facts = {row.name: row.facts["nonzero"] for row in done.rows}
+    assert facts[f"{V}.weight"] == 0  # its changes are the model's smallest
+    assert facts[f"{Q}.weight"] > 0.25
+    shown = lab.repo.show("HEAD").commit
+    assert shown is not None
+    assert shown.recipe is not None
+    assert shown.recipe["strategy"]["scope"] == "model"
+    found = lab.repo.fsck(deep=True)
+    assert (found.ok, found.merges) == (True, 1)
