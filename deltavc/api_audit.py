@@ -129,6 +129,7 @@ class Auditing:
         deep: bool = False,
     ) -> results_audit.Exported:
         """Writes the trail to a file or folder; see :func:`deltavc.repo.audit_export.export`."""
+        from deltavc.attest.evidence import for_pack
         from deltavc.repo.audit_export import export
 
         return export(
@@ -140,4 +141,45 @@ class Auditing:
             about=about,
             sign=sign,
             deep=deep,
+            evidence=for_pack if kind == "pack" else None,
         )
+
+    def evidence(
+        self,
+        kind: str,
+        rev: str = "HEAD",
+        *,
+        folder: PathLike | None = None,
+        key: PathLike | None = None,
+        password: bytes | None = None,
+        gates: Sequence[str] = (),
+        against: str | None = None,
+        name: str | None = None,
+        spec: str = "1.6",
+    ) -> bytes:
+        """Returns a document about a revision; see :func:`deltavc.attest.evidence.make`.
+
+        Args:
+            kind: ``oms``, ``in-toto``, ``cyclonedx`` or ``card``.
+            rev: The revision.
+            folder: A checkout of it.
+            key: A private key, PEM, for ``oms``.
+            password: What the key is encrypted with.
+            gates: Gates to ask for ``in-toto``; default: what a deployment recorded.
+            against: The baseline for them.
+            name: What the model is called, for ``cyclonedx``.
+            spec: Version of CycloneDX.
+        """
+        from deltavc.attest.evidence import Request, make
+
+        asked = Request(
+            rev,
+            folder=None if folder is None else Path(folder),
+            key=None if key is None else Path(key),
+            password=password,
+            gates=tuple(gates),
+            against=against,
+            name=name,
+            spec=spec,
+        )
+        return make(self._repo, kind, asked)

@@ -73,8 +73,8 @@ def bill_of_materials(
             f"'{spec[:20]}' is not a version of CycloneDX that can be written",
             hint=f"versions: {', '.join(VERSIONS)}",
         )
-    require("cyclonedx.validation.json")
     commit = resolve(repo, rev)
+    require("cyclonedx.validation.json")  # some seconds with what it needs; then folders are read
     record = repo.commit(commit)
     measured = kpis.show(repo, commit, history=True)
     latest = [row for row in measured if row.is_latest]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from deltavc.attest.bom import VERSIONS, bill_of_materials
 from deltavc.attest.extra import available
 from deltavc.attest.intoto import gate_statement
 from deltavc.attest.oms import sign_checkout
-from deltavc.errors import UsageError
+from deltavc.errors import IntegrityError, UsageError
 from deltavc.ids import CommitId
 from deltavc.repo.card import model_card
 from deltavc.repo.revisions import resolve
@@ -71,7 +72,7 @@ def _oms(repo: Repository, asked: Request) -> bytes:
     if asked.folder is None or asked.key is None:
         raise UsageError(
             "a model signature needs the files that it signs, and a key",
-            hint="deltavc checkout REV --to DIR, then: --folder DIR --key KEY.pem",
+            hint="deltavc checkout REV --to DIR, then: --folder DIR --key-file KEY.pem",
         )
     return sign_checkout(
         repo, asked.rev, folder=asked.folder, key=asked.key, password=asked.password
@@ -130,7 +131,7 @@ def for_pack(repo: Repository, revisions: Iterable[str]) -> dict[str, bytes]:
     """Returns all evidence that needs neither files nor a key, for the pack of an auditor.
 
     Without the extra there are the model cards alone. A revision that no gate was asked
-    about has no test result.
+    about has no test result, and one whose records are damaged has nothing.
 
     Args:
         repo: The repository.
@@ -148,8 +149,9 @@ def for_pack(repo: Repository, revisions: Iterable[str]) -> dict[str, bytes]:
             wanted.append("cyclonedx")
         if statements and _was_judged(repo, commit):
             wanted.append("in-toto")
-        for name in wanted:
-            found[f"evidence/{commit}/{KINDS[name].file}"] = make(repo, name, asked)
+        with suppress(IntegrityError):  # the pack lists what is missing, and goes on
+            documents = {KINDS[name].file: make(repo, name, asked) for name in wanted}
+            found |= {f"evidence/{commit}/{file}": data for file, data in documents.items()}
     return found
 
 

@@ -67,6 +67,10 @@ def gate_statement(
     Source:
         in-toto attestation framework, predicate ``test-result`` v0.1.
     """
+    if against is not None and not gates:
+        raise UsageError(
+            "a baseline belongs to gates that are asked now", hint="say which: --gate NAME"
+        )
     for module in ("in_toto_attestation.v1.statement", "google.protobuf.json_format"):
         require(module)  # before a folder is read
     commit = resolve(repo, rev)

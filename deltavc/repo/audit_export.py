@@ -9,13 +9,14 @@ from __future__ import annotations
 import csv
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from deltavc.codec.digest import sha256_hex
 from deltavc.errors import RepositoryUnwritable, UsageError
+from deltavc.ids import CommitId
 from deltavc.ledger.protocol import Entry
 from deltavc.records import canonical
 from deltavc.repo.audit import Selection, head, require_whole_history
@@ -24,7 +25,11 @@ from deltavc.repo.results_audit import Exported
 if TYPE_CHECKING:
     from deltavc.repo.repository import Repository
 
-__all__ = ["KINDS", "Exporter", "Wanted", "chosen", "export", "written"]
+__all__ = ["KINDS", "Evidence", "Exporter", "Wanted", "chosen", "export", "written"]
+
+
+Evidence = Callable[["Repository", Sequence[CommitId]], Mapping[str, bytes]]
+"""Makes documents about versions, by the path that they have in a pack."""
 
 
 class Wanted(NamedTuple):
@@ -38,6 +43,7 @@ class Wanted(NamedTuple):
         about: Only about these refs, environments or revisions.
         sign: Whether the result is to be signed.
         deep: Whether weights go with it.
+        evidence: Makes documents about versions for a pack, by path.
     """
 
     output: Path
@@ -47,6 +53,7 @@ class Wanted(NamedTuple):
     about: tuple[str, ...]
     sign: bool
     deep: bool
+    evidence: Evidence | None = None
 
 
 Exporter = Callable[["Repository", Wanted], Exported]
@@ -63,6 +70,7 @@ def export(
     about: Sequence[str] = (),
     sign: bool = False,
     deep: bool = False,
+    evidence: Evidence | None = None,
 ) -> Exported:
     """Writes the trail, or a part of it, to a file or folder that is not there yet.
 
@@ -75,6 +83,7 @@ def export(
         about: Only about these refs, environments or revisions.
         sign: Sign a pack with the configured key.
         deep: Put the weights into a pack too: deltas and files.
+        evidence: Makes documents for a pack about the versions that it is about.
 
     Returns:
         What was written.
@@ -102,7 +111,7 @@ def export(
             path=str(output),
         )
     selection = Selection(repo, since=since, until=until, about=about)
-    wanted = Wanted(output, selection, since, until, tuple(about), sign, deep)
+    wanted = Wanted(output, selection, since, until, tuple(about), sign, deep, evidence)
     try:
         return exporter(repo, wanted)
     except OSError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from deltavc.codec.digest import Buffer, sha256_hex
-from deltavc.errors import DeltavcError, IntegrityError
-from deltavc.ids import EventHash, ObjectId, is_object_id
+from deltavc.errors import DeltavcError, IntegrityError, NamingError
+from deltavc.ids import CommitId, EventHash, ObjectId, is_object_id
 from deltavc.ledger.protocol import Entry, Head
 from deltavc.ledger.segments import first_of, segment_name
 from deltavc.records import canonical, model, ship
@@ -26,6 +27,7 @@ from deltavc.records.model import Event
 from deltavc.repo.audit import head
 from deltavc.repo.audit_export import Wanted, chosen, done, written
 from deltavc.repo.change import TOOL
+from deltavc.repo.revisions import resolve
 
 if TYPE_CHECKING:
     from deltavc.repo.repository import Repository
@@ -101,6 +103,7 @@ class _Pack:
         self.archive = archive
         self.manifest: list[tuple[str, str]] = []
         self.missing: list[ObjectId] = []
+        self.versions: set[CommitId] = set()
         self.signed_by: str | None = None
 
     def write(self, events: Sequence[Entry]) -> None:
@@ -109,6 +112,7 @@ class _Pack:
         segments, before, last = self._events(events[0][0].number, events[-1][0].number)
         self._keys()
         self._objects(event for event, _ in events)
+        self._evidence()
         self._add("pack.json", _json(self._about(events, segments, before, last)))
         self._add("schema/records.json", _json(_schema()))
         self._add("verify.py", (_STATIC / "verify.py").read_bytes())
@@ -168,12 +172,27 @@ class _Pack:
                 continue
             states[oid] = ("held", kind)
             bodies.append((kind, oid))
+            if kind == "deployment":
+                served = canonical.decode(body, ship.Deployment).commit
+                if served is not None:
+                    self.versions.add(served)
             todo.extend(_references(kind, body, deep=self.wanted.deep))
         lines = [f"{state} {kind} {oid}\n" for oid, (state, kind) in sorted(states.items())]
         self._add("objects/INDEX", "".join(lines).encode())
         for done_, (kind, oid) in enumerate(sorted(bodies)):
             self.repo.session.progress("export", done_, len(bodies))
             self._add(f"objects/{kind}/{oid}", self.repo.store.get(oid, kind))
+
+    def _evidence(self) -> None:
+        """Writes documents about the versions that were deployed, or asked about by name."""
+        if self.wanted.evidence is None:
+            return
+        for name in self.wanted.about:
+            with suppress(NamingError):  # a ref or an environment, which is no version
+                self.versions.add(resolve(self.repo, name))
+        documents = self.wanted.evidence(self.repo, sorted(self.versions))
+        for path, data in sorted(documents.items()):
+            self._add(path, data)
 
     def _about(
         self, events: Sequence[Entry], segments: list[str], before: Head, last: Head

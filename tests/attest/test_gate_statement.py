@@ -142,6 +142,8 @@ def test_what_cannot_be_said_is_not(
     with pytest.raises(UsageError, match="no gate has been asked") as caught:
         gate_statement(desk.repo, judged)
     assert "--gate" in caught.value.hint
+    with pytest.raises(UsageError, match="a baseline belongs to gates"):
+        gate_statement(desk.repo, judged, against="HEAD~1")
     with pytest.raises(UnknownRevision, match="no gate is called 'other'"):
         gate_statement(desk.repo, judged, gates=["other"])
     monkeypatch.setitem(sys.modules, "in_toto_attestation.v1.statement", None)

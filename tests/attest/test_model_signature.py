@@ -88,8 +88,18 @@ def _another_receipt(folder: Path) -> None:
     receipt.write_text(json.dumps({**told, "commit": "0" * 64}))
 
 
-@pytest.mark.parametrize("change", [_more, _less, _another_name, _another_receipt])
-@pytest.mark.parametrize("form", ["full", "peft", "vllm"])
+@pytest.mark.parametrize(
+    ("form", "change"),
+    [
+        ("full", _more),
+        ("full", _less),
+        ("full", _another_name),
+        ("full", _another_receipt),
+        ("peft", _more),
+        ("peft", _another_name),
+        ("vllm", _another_receipt),
+    ],
+)
 def test_whatever_is_changed_afterwards_is_found(
     desk: Desk, key: Path, form: str, change: Callable[[Path], None]
 ) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deltavc.cli import options, units
+from deltavc.cli import evidence, options, units
 from deltavc.cli.tables import Column
 from deltavc.cli.verb import argument, group, verb
 from deltavc.cli.words import aligned, plural, ref_words, who
@@ -26,8 +26,8 @@ command = group(
     "whether the log was cut off or rewritten.",
 )
 
-KINDS = ("jsonl", "csv", "sqlite", "pack")
-"""What ``export --as`` takes: the kinds of :data:`deltavc.repo.audit_export.KINDS`."""
+TRAIL = ("jsonl", "csv", "sqlite", "pack")
+"""What ``export --as`` takes of the trail: :data:`deltavc.repo.audit_export.KINDS`."""
 
 LIST = "\0list"
 """What ``--saved`` says when it has no name."""
@@ -372,17 +372,31 @@ def _verify_lines(out: Output, found: AuditVerified) -> Iterator[str]:
         "deltavc audit export --as pack -o q3.zip --since 2026-07-01 --until 2026-10-01 --sign",
         "deltavc audit export --as sqlite -o trail.db",
         "deltavc audit export --as csv -o trail/ --about env:production",
+        "deltavc audit export --as cyclonedx -o bom.json --about v1.0",
+        "deltavc audit export --as oms -o model.sig --about v1.0 --folder ./out --key-file key.pem",
     ],
+    exit_codes={
+        31: "the folder does not hold the revision",
+        44: "the key cannot sign",
+        60: "the extra 'attest' is not installed",
+    },
 )
 @click.option("-o", "--output", metavar="FILE", required=True, help="File or folder")
-@options.as_kind("jsonl, csv, sqlite or pack", KINDS, "jsonl")
+@options.as_kind(
+    "jsonl, csv, sqlite or pack; about one revision: oms, in-toto, cyclonedx or card",
+    (*TRAIL, *evidence.KINDS),
+    "jsonl",
+)
 @options.since()
 @options.until()
 @click.option(
     "--about", metavar="NAME", multiple=True, help="Only about these refs, environments, revisions"
 )
-@click.option("--sign", is_flag=True, help="Sign the pack with the configured key")
+@click.option(
+    "--sign", is_flag=True, help="Sign the pack, or the document, with the configured key"
+)
 @click.option("--deep", is_flag=True, help="Put the weights into the pack too")
+@evidence.particular
 def export(
     ctx: Context,
     output: str,
@@ -392,16 +406,28 @@ def export(
     about: tuple[str, ...],
     sign: bool,
     deep: bool,
+    **particular: Any,
 ) -> None:
-    """Write the trail, or a part of it, to a file or folder.
+    """Write the trail, or a part of it, to a file or folder; or evidence about a revision.
 
     A pack is a zip that can be checked without deltavc, with sha256sum or with the script
-    in it. Nothing that is there is overwritten.
+    in it. Evidence about one revision (--about, default: HEAD) is for the tools of others: a
+    signature of a checkout's files (oms), what the gates said (in-toto), a bill of materials
+    (cyclonedx), a model card (card). Nothing that is there is overwritten.
     """
     from deltavc.repo import audit_export
 
     if sign:
         ctx.changes()  # who signs must be known
+    if kind in evidence.KINDS:
+        if since is not None or until is not None or deep or len(about) > 1:
+            raise UsageError(
+                f"an export as '{kind}' is about one revision",
+                hint=f"deltavc audit export --as {kind} --about REV -o FILE",
+            )
+        evidence.write(ctx, output, kind, about[0] if about else "HEAD", particular, sign=sign)
+        return
+    evidence.refuse(kind, particular)
     done = audit_export.export(
         ctx.open_repository(),
         ctx.directory / output,
@@ -411,6 +437,7 @@ def export(
         about=about,
         sign=sign,
         deep=deep,
+        evidence=evidence.for_pack() if kind == "pack" else None,
     )
     ctx.out.data(
         done,
