@@ -43,6 +43,8 @@ RAW, ZSTD, PLANES, ROTATED = 0, 1, 2, 3
 MAX_GAIN = 1 << 15  # a zstd block makes at most 128 KiB out of 4 bytes
 _SMALL = 1 << 16  # neighbouring parts below this share a frame
 _SAMPLE = 1 << 16
+_NOISE_SAMPLES, _NOISE_SAMPLE = 4, 1 << 13
+_BLOCKS = tuple(1 << log for log in range(10, 18))
 _KEEP_RAW = 0.98  # a frame that shrinks by less than 2 % is read faster as it is
 _ROTATE = 0.998  # rotating back costs a fifth of the reading speed
 _WIDTHS = (2, 4, 8)
@@ -59,7 +61,8 @@ class Part:
         runs: How many runs of equal length the bytes consist of, each with
             statistics of its own, such as planes that are split already. More
             than one says that there are no matches to look for. A hint.
-        block: Bytes after which statistics change within a run; 0 for never. A hint.
+        block: Bytes after which statistics change within a run; 0 for never. A hint;
+            with a power of two from 1 KiB to 128 KiB, long runs become chunks of their own.
     """
 
     data: Buffer
@@ -82,11 +85,12 @@ class Part:
 
 
 class _Chunk(NamedTuple):
-    """What becomes one frame: bytes, element width, where statistics change."""
+    """What becomes one frame: bytes, element width, where or how often statistics change."""
 
     data: memoryview
     width: int = 1
     ends: Sequence[int] = ()
+    block: int = 0
 
 
 class Frame(NamedTuple):
@@ -120,17 +124,28 @@ class _Contexts(threading.local):
     def __init__(self) -> None:
         self.decoder = zstandard.ZstdDecompressor(max_window_size=MAX_FRAME)
         self.text = zstandard.ZstdCompressor(level=3)
-        self.floats = zstandard.ZstdCompressor(
-            compression_params=zstandard.ZstdCompressionParameters(
-                strategy=zstandard.STRATEGY_FAST,
-                min_match=7,
-                hash_log=6,
-                chain_log=6,
-                window_log=17,
-                target_length=0,
-                write_content_size=True,
-            )
+        self.floats = _like_huffman(17)
+        self._blocks: dict[int, zstandard.ZstdCompressor] = {}
+
+    def blocks(self, size: int) -> zstandard.ZstdCompressor:
+        """Returns what compresses in blocks of a size: zstd's are as large as its window."""
+        if size not in self._blocks:
+            self._blocks[size] = _like_huffman(size.bit_length() - 1)
+        return self._blocks[size]
+
+
+def _like_huffman(window_log: int) -> zstandard.ZstdCompressor:
+    return zstandard.ZstdCompressor(
+        compression_params=zstandard.ZstdCompressionParameters(
+            strategy=zstandard.STRATEGY_FAST,
+            min_match=7,
+            hash_log=6,
+            chain_log=6,
+            window_log=window_log,
+            target_length=0,
+            write_content_size=True,
         )
+    )
 
 
 _CONTEXTS = _Contexts()
@@ -250,6 +265,14 @@ def _chunks(parts: Sequence[Part]) -> list[_Chunk]:
             small += view
             continue
         flush()
+        run = view.nbytes // part.runs
+        if part.block in _BLOCKS and run >= _SMALL and run * part.runs == view.nbytes:
+            chunks += [
+                _Chunk(view[start : min(start + MAX_FRAME, end)], block=part.block)
+                for end in range(run, view.nbytes + 1, run)
+                for start in range(end - run, end, MAX_FRAME)
+            ]
+            continue
         for start in range(0, view.nbytes, MAX_FRAME):
             data = view[start : start + MAX_FRAME]
             inside = ends[bisect_right(ends, start) : bisect_left(ends, start + data.nbytes)]
@@ -261,9 +284,13 @@ def _chunks(parts: Sequence[Part]) -> list[_Chunk]:
 
 def _squeeze(chunk: _Chunk) -> tuple[int, Buffer]:
     """Returns the method that serves a chunk best, and its stored bytes."""
-    view, width, ends = chunk
+    view, width, ends, block = chunk
     data: Buffer
-    if width > 1:
+    if block and _is_noise(view):
+        return RAW, view
+    if block:
+        method, data = ZSTD, _CONTEXTS.blocks(block).compress(view)
+    elif width > 1:
         from deltavc.codec.planes import split_planes
 
         rotate = _rotation_pays(view, width)
@@ -297,6 +324,17 @@ def _in_blocks(data: Buffer, ends: Sequence[int]) -> bytes:
         start = end
     parts.append(coder.flush())
     return b"".join(parts)
+
+
+def _is_noise(chunk: memoryview) -> bool:
+    """Tells by samples whether a chunk would not shrink; it costs a tenth of trying."""
+    step = chunk.nbytes // _NOISE_SAMPLES
+    if step < 4 * _NOISE_SAMPLE:
+        return False
+    first = (step - _NOISE_SAMPLE) // 2
+    samples = (chunk[at : at + _NOISE_SAMPLE] for at in range(first, _NOISE_SAMPLES * step, step))
+    taken = sum(len(_CONTEXTS.floats.compress(sample)) for sample in samples)
+    return taken >= _NOISE_SAMPLES * _NOISE_SAMPLE * _KEEP_RAW
 
 
 def _sample(chunk: memoryview, width: int) -> memoryview:

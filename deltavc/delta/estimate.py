@@ -55,7 +55,7 @@ def stored_size(streams: Iterable[Stream], *, whole: bool = False) -> int:
 
 def _stream_size(stream: Stream, whole: bool) -> int:
     data = np.frombuffer(stream.data, dtype=np.uint8)
-    if stream.runs > 1:
+    if stream.runs > 1 or stream.block:
         step = data.size // stream.runs
         each = (_run_size(data[i * step : (i + 1) * step], stream.block, whole)
                 for i in range(stream.runs))  # fmt: skip

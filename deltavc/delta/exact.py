@@ -32,6 +32,13 @@ from deltavc.delta.residual import (
     sparse_values,
     ungroup,
 )
+from deltavc.delta.residual_bands import (
+    MIN_BANDED,
+    choose_bands,
+    decode_bands,
+    encode_bands,
+    read_bands,
+)
 from deltavc.delta.residual_native import Goal, Kernels, Read, Step, kernels
 from deltavc.delta.tensor import DTYPES, Bits, DType, Tensor
 from deltavc.errors import ObjectCorrupt
@@ -72,20 +79,22 @@ def residual(base: Tensor, new: Tensor, predictor: Predictor) -> Residual:
 def code(
     base: Tensor, predictor: Predictor, left: Residual, *, grouped: bool | None = None
 ) -> Coded:
-    """Returns a residual coded by gaps or by planes, whichever fits its density.
+    """Returns a residual coded by gaps, planes or bands, whichever fits it.
 
     Args:
         base: The base tensor.
         predictor: What the residual was taken against.
         left: From :func:`residual`.
-        grouped: Order the elements by the base's exponent: 2 to 7 % smaller in
-            float32, 15 to 20 % in bfloat16. None for where it is worth its time:
-            planes of 16-bit floats.
+        grouped: Order the elements by the base's exponent, each apart: 2 to 7 % smaller
+            in float32, 15 to 20 % in bfloat16. None for what saves nearly as much or
+            more at a third of the time: planes in bands of exponents.
     """
     params = predictor.params()
     by_gaps = left.changed < GAPS_BELOW * left.folded.size
-    if grouped is None:
-        grouped = base.dtype.size == 2 and not by_gaps
+    if grouped is None and not by_gaps and base.count >= MIN_BANDED:
+        bands = choose_bands(left.folded, base.bits, base.dtype)
+        streams, own = encode_bands(left.folded, base.bits, base.dtype, bands)
+        return Coded("bands", params | own, (*predictor.streams(), *streams))
     if grouped:
         params["grouped"] = True
     if by_gaps:
@@ -218,6 +227,10 @@ def _steps(predictor: Predictor, base: Tensor) -> Iterator[tuple[int, int, Step]
 def _reader(delta: Delta, base: Tensor, predictor: Predictor, native: Kernels, room: Room) -> Read:
     """Returns what reads the residual of an exact delta run by run."""
     grouped = _is_grouped(delta)
+    if delta.header.coding == "bands":
+        read = read_bands(delta, base)
+        assert read is not None
+        return read
     if delta.header.coding == "gaps" and not grouped:
         count, width = _count_and_width(delta)
         gaps = read_gaps(delta, count, base.count)
@@ -239,6 +252,8 @@ def _folded(delta: Delta, base: Tensor) -> Bits:
         folded = np.zeros(base.count, dtype=dtype.bits)
         values = decode_sparse_values(delta, dtype, count, width)
         folded[decode_gaps(delta, count, base.count)] = values
+    elif coding == "bands":
+        return decode_bands(delta, base)
     else:
         raise ObjectCorrupt(f"an exact delta has the unknown coding '{coding[:20]}'")
     return ungroup(folded, base.bits, dtype) if _is_grouped(delta) else folded

@@ -10,6 +10,7 @@ cost in bytes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +38,8 @@ __all__ = [
     "sparse_values",
     "ungroup",
 ]
+
+Edges = Sequence[int]
 
 ESCAPE = 255
 GROUPED_RUN = 1 << 15  # bytes under one Huffman table: 64 KiB take 2 % more, 16 KiB 1 % less
@@ -219,21 +222,22 @@ def decode_sparse_values(delta: Delta, dtype: DType, count: int, width: int) -> 
     return np.frombuffer(sparse_values(delta, dtype, count, width), f"<u{width}").astype(dtype.bits)
 
 
-def group(values: Bits, base: Bits, dtype: DType) -> Bits:
-    """Returns values ordered by the base's exponent, then by position.
+def group(values: Bits, base: Bits, dtype: DType, edges: Edges | None = None) -> Bits:
+    """Returns values ordered by the base's exponent, or by bands of it, then by position.
 
     Args:
         values: One value for each element.
         base: The base's bit patterns.
         dtype: The base's dtype.
+        edges: The least exponent of each band but the first; None for all exponents apart.
     """
     native = kernels(dtype)
-    if native is not None:
+    if native is not None and edges is None:
         return native.group(values, base)
     grouped = np.empty_like(values)
-    heads = _heads(base, dtype)
+    heads = _heads(base, dtype, edges)
     for start, stop in blocks(values.size, GROUP_BLOCK):
-        keys, order = _block_order(base[start:stop], dtype)
+        keys, order = _block_order(base[start:stop], dtype, edges)
         ordered = values[start:stop][order]
         for key, low, high in _runs(keys):
             grouped[heads[key] : heads[key] + high - low] = ordered[low:high]
@@ -241,12 +245,12 @@ def group(values: Bits, base: Bits, dtype: DType) -> Bits:
     return grouped
 
 
-def ungroup(grouped: Bits, base: Bits, dtype: DType) -> Bits:
+def ungroup(grouped: Bits, base: Bits, dtype: DType, edges: Edges | None = None) -> Bits:
     """Returns values in their own order again; takes back :func:`group`."""
     values = np.empty_like(grouped)
-    heads = _heads(base, dtype)
+    heads = _heads(base, dtype, edges)
     for start, stop in blocks(values.size, GROUP_BLOCK):
-        keys, order = _block_order(base[start:stop], dtype)
+        keys, order = _block_order(base[start:stop], dtype, edges)
         ordered = np.empty(stop - start, dtype=values.dtype)
         for key, low, high in _runs(keys):
             ordered[low:high] = grouped[heads[key] : heads[key] + high - low]
@@ -255,23 +259,27 @@ def ungroup(grouped: Bits, base: Bits, dtype: DType) -> Bits:
     return values
 
 
-def _keys(base: Bits, dtype: DType) -> NDArray[np.uint8] | NDArray[np.uint16]:
+def _keys(base: Bits, dtype: DType, edges: Edges | None) -> NDArray[np.uint8 | np.uint16]:
     field = exponents(base, dtype)
+    if edges is not None:
+        return np.searchsorted(np.array(edges, np.uint16), field, side="right").astype(np.uint8)
     return field.astype(np.uint8) if dtype.exponent <= 8 else field
 
 
-def _heads(base: Bits, dtype: DType) -> list[int]:
+def _heads(base: Bits, dtype: DType, edges: Edges | None) -> list[int]:
     """Returns where the group of each exponent begins."""
     sizes = np.zeros(1 << dtype.exponent, dtype=np.int64)
     for start, stop in blocks(base.size, GROUP_BLOCK):
-        sizes += np.bincount(_keys(base[start:stop], dtype), minlength=sizes.size)
+        sizes += np.bincount(_keys(base[start:stop], dtype, edges), minlength=sizes.size)
     ends: list[int] = np.cumsum(sizes).tolist()
     return [0, *ends[:-1]]
 
 
-def _block_order(base: Bits, dtype: DType) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
+def _block_order(
+    base: Bits, dtype: DType, edges: Edges | None
+) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
     """Returns the exponents' counts in a block and its elements' stable order by exponent."""
-    keys = _keys(base, dtype)
+    keys = _keys(base, dtype, edges)
     return np.bincount(keys), np.argsort(keys, kind="stable")
 
 

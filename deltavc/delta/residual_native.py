@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -18,7 +19,19 @@ from deltavc.codec.room import Room, heap
 from deltavc.delta.native import library
 from deltavc.delta.tensor import DTYPES, Bits, DType
 
-__all__ = ["Goal", "Kernels", "Read", "Step", "check_gaps", "kernels", "kernels_of_width"]
+__all__ = [
+    "MAX_BANDS",
+    "Bands",
+    "Goal",
+    "Kernels",
+    "Read",
+    "Step",
+    "check_gaps",
+    "kernels",
+    "kernels_of_width",
+]
+
+MAX_BANDS = 8
 
 _POINTER, _NUMBER, _WORD = ctypes.c_void_p, ctypes.c_int64, ctypes.c_uint64
 _LANES = 2
@@ -51,6 +64,34 @@ class _Sequence(ctypes.Structure):
         ("escapes", _POINTER),
         ("values", _POINTER),
     )
+
+
+class _Banding(ctypes.Structure):
+    _fields_ = (
+        ("bands", _NUMBER),
+        ("edges", _NUMBER * (MAX_BANDS - 1)),
+        ("head", _NUMBER * MAX_BANDS),
+        ("end", _NUMBER * MAX_BANDS),
+        ("escape", _NUMBER * MAX_BANDS),
+        ("escape_end", _NUMBER * MAX_BANDS),
+        ("width", _NUMBER),
+        ("stride", _NUMBER),
+        ("planes", _POINTER),
+        ("escapes", _POINTER),
+    )
+
+
+@dataclass(frozen=True)
+class Bands:
+    """How elements are ordered by the base's exponent, and cut into planes.
+
+    Attributes:
+        edges: The least exponent of each band but the first, ascending; fewer than MAX_BANDS.
+        width: Number of byte planes; elements that do not fit stand apart.
+    """
+
+    edges: tuple[int, ...]
+    width: int
 
 
 class Step:
@@ -130,6 +171,12 @@ class Kernels:
         self._from_planes = function("from_planes", _NUMBER, *run, _POINTER, _NUMBER, *goal)
         self._from_groups = function("from_groups", _NUMBER, *run, *key, _POINTER, _POINTER, *goal)
         self._from_gaps = function("from_gaps", _NUMBER, *run, _POINTER, *goal)
+        self._over = function("over", _NUMBER, _POINTER, _NUMBER, _NUMBER)
+        self._to_bands = function("to_bands", None, _POINTER, _POINTER, _NUMBER, *[_POINTER] * 4)
+        self._open_bands = function("open_bands", _NUMBER, _POINTER, _NUMBER, _POINTER, _NUMBER)
+        self._from_bands = function(
+            "from_bands", _NUMBER, _POINTER, _POINTER, _NUMBER, _POINTER, _POINTER, *goal
+        )
         self._begin = loaded.deltavc_begin
         self._begin.argtypes, self._begin.restype = (_POINTER,), None
 
@@ -176,6 +223,27 @@ class Kernels:
         found = self._gaps(_at(folded), folded.size, width, _at(gaps), _at(escapes), _at(values))
         return gaps[:count], escapes[:found].copy(), values[: count * width]
 
+    def to_bands(self, folded: Bits, base: Bits, bands: Bands) -> tuple[NDArray[np.uint8], Bits]:
+        """Returns the planes of elements in the order of their bands, and what does not fit.
+
+        Args:
+            folded: One value for each element.
+            base: The base's bit patterns.
+            bands: How to order and cut them.
+        """
+        banding, count, width = self._banding(bands), base.size, bands.width
+        whole = width == self._dtype.size
+        escapes = np.empty(
+            0 if whole else self._over(_at(folded), count, width), dtype=folded.dtype
+        )
+        planes = np.empty(width * count, dtype=np.uint8)
+        arranged = np.empty(count + 8 * MAX_BANDS, dtype=folded.dtype)
+        self._to_bands(
+            _at(folded), _at(base), count, ctypes.byref(banding),
+            _at(arranged), _at(planes), _at(escapes),
+        )  # fmt: skip
+        return planes, escapes
+
     # decoding ---------------------------------------------------------------
 
     def planes(self, planes: NDArray[np.uint8]) -> Read:
@@ -207,6 +275,39 @@ class Kernels:
             )  # fmt: skip
 
         return read
+
+    def bands(
+        self, planes: NDArray[np.uint8], escapes: Bits, base: Bits, bands: Bands
+    ) -> Read | None:
+        """Returns what reads residuals by bands; None where the escapes are not as many.
+
+        Args:
+            planes: As many byte planes as the bands' width says, all elements in each.
+            escapes: What does not fit them.
+            base: The base's bit patterns.
+            bands: How they were ordered and cut.
+        """
+        held = planes, escapes  # the cursor has addresses alone
+        banding, size, first = self._banding(bands), self._dtype.size, _at(base)
+        banding.planes, banding.escapes = map(_at, held)
+        at = ctypes.byref(banding)
+        if not self._open_bands(first, base.size, at, escapes.size):
+            return None
+
+        def read(start: int, stop: int, step: Step, goal: Goal) -> bool:
+            assert held
+            return bool(
+                self._from_bands(
+                    _at(step.bits), first + start * size, stop - start, step.drift,
+                    at, *goal.part(start, stop),
+                )
+            )  # fmt: skip
+
+        return read
+
+    def _banding(self, bands: Bands) -> Any:
+        edges = (edge << self._dtype.mantissa for edge in bands.edges)
+        return _Banding(bands=len(bands.edges) + 1, edges=tuple(edges), width=bands.width)
 
     def sequence(
         self,

@@ -9,9 +9,11 @@ import pytest
 import xxhash
 
 from deltavc.delta.encode import encode_tensor
-from deltavc.delta.exact import code, finish, residual
+from deltavc.delta.exact import Coded, code, finish, residual
 from deltavc.delta.ordinals import round_bits, widen
 from deltavc.delta.predict import Drift, LowRank, Same
+from deltavc.delta.residual_bands import encode_bands
+from deltavc.delta.residual_native import Bands
 from deltavc.delta.tensor import DTYPES, Tensor
 
 WIDTH = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
@@ -128,6 +130,10 @@ def read(body, base):
         planes, count = streams["residual"], len(base)
         assert len(planes) == count * width
         folded = [int.from_bytes(bytes(planes[at::count]), "little") for at in range(count)]
+    elif header.get("coding") == "bands":
+        folded = read_bands(
+            params, streams, [(u >> m) % (1 << EXPONENT[name]) for u in base], width
+        )
     else:
         values = numbers(streams["values"], params.get("width") or header["width"])
         for at, value in zip(positions(streams), values, strict=True):
@@ -144,6 +150,20 @@ def read(body, base):
     if header["kind"] == "exact":
         assert xxhash.xxh3_64_hexdigest(data) == header["check"]
     return bits
+
+
+def read_bands(params, streams, exponents, width):
+    planes, count, kept = streams["residual"], len(exponents), params["width"]
+    assert len(planes) == count * kept
+    escapes = iter(numbers(streams["escapes"], width))
+    bands = [sum(edge <= exponent for edge in params["bands"]) for exponent in exponents]
+    folded = [0] * count
+    for rank, at in enumerate(sorted(range(count), key=bands.__getitem__)):
+        folded[at] = int.from_bytes(bytes(planes[rank::count]), "little")
+        if kept < width and folded[at] == (1 << 8 * kept) - 1:
+            folded[at] = next(escapes)
+    assert next(escapes, None) is None
+    return folded
 
 
 def body(delta):
@@ -166,6 +186,20 @@ def pair(name, seed, share=1.0):
 def test_codings(name, share, grouped):
     base, new = pair(name, 1, share)
     coded = code(base, Same(base.dtype), residual(base, new, Same(base.dtype)), grouped=grouped)
+    assert read(body(finish(coded, new, "")), base.bits.tolist()) == new.bits.tolist()
+
+
+@pytest.mark.parametrize("width", [1, 2])
+@pytest.mark.parametrize("edges", [(), (3,), (12, 13, 14), (120, 121, 122, 123, 124, 125, 126)])
+@pytest.mark.parametrize("name", ["F16", "BF16", "F32", "F64"])
+def test_bands(name, edges, width):
+    base, new = pair(name, 1)
+    new.bits[::50] += np.array(1000, dtype=new.bits.dtype)
+    top = (1 << base.dtype.exponent) - 1
+    bands = Bands(tuple(edge for edge in edges if edge <= top), width)
+    folded = residual(base, new, Same(base.dtype)).folded
+    streams, params = encode_bands(folded, base.bits, base.dtype, bands)
+    coded = Coded("bands", params, tuple(streams))
     assert read(body(finish(coded, new, "")), base.bits.tolist()) == new.bits.tolist()
 
 

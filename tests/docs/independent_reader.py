@@ -253,6 +253,8 @@ def residual(header: dict[str, Any], streams: dict[str, bytes], base: Tensor) ->
         folded = [
             sum(planes[byte * n + at] << (8 * byte) for byte in range(width)) for at in range(n)
         ]
+    elif header["coding"] == "bands":
+        folded = in_bands(params, streams, base)
     else:
         assert header["coding"] == "gaps"
         folded = [0] * len(base.bits)
@@ -268,6 +270,24 @@ def residual(header: dict[str, Any], streams: dict[str, bytes], base: Tensor) ->
         for rank, at in enumerate(order):
             own[at] = folded[rank]
         folded = own
+    return folded
+
+
+def in_bands(params: dict[str, Any], streams: dict[str, bytes], base: Tensor) -> list[int]:
+    """Returns residuals that are ordered by bands of the base's exponent."""
+    m, e, kept = MANTISSA[base.dtype], EXPONENT[base.dtype], params["width"]
+    planes, n = streams["residual"], len(base.bits)
+    edges: list[int] = params["bands"]
+    assert len(planes) == n * kept
+    assert edges == sorted(set(edges))
+    keys = [sum(edge <= (u >> m) % (1 << e) for edge in edges) for u in base.bits]
+    escapes = iter(unpack(streams["escapes"], WIDTH[base.dtype]))
+    folded = [0] * n
+    for rank, at in enumerate(sorted(range(n), key=keys.__getitem__)):
+        value = sum(planes[byte * n + rank] << (8 * byte) for byte in range(kept))
+        escaped = kept < WIDTH[base.dtype] and value == (1 << (8 * kept)) - 1
+        folded[at] = next(escapes) if escaped else value
+    assert next(escapes, None) is None
     return folded
 
 

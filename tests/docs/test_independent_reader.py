@@ -18,9 +18,11 @@ import deltavc
 from deltavc.codec.digest import sha256_hex
 from deltavc.delta import kinds
 from deltavc.delta.encode import encode_tensor
-from deltavc.delta.exact import code, finish, residual
+from deltavc.delta.exact import Coded, code, finish, residual
 from deltavc.delta.ordinals import ordinals, round_bits
 from deltavc.delta.predict import Drift, LowRank, Same
+from deltavc.delta.residual_bands import encode_bands
+from deltavc.delta.residual_native import Bands
 from deltavc.delta.sparse import sparse_change
 from deltavc.delta.tensor import DTYPES, Tensor
 from deltavc.delta.vector import Vector, form_to_text
@@ -170,7 +172,10 @@ class Bench:
         assert commit is not None
         return commit
 
-    def exact(self, name: str, predictor: Any, *, grouped: bool, share: float) -> kinds.Delta:
+    def exact(
+        self, name: str, predictor: Any, *, share: float, grouped: bool = False,
+        bands: Bands | None = None,
+    ) -> kinds.Delta:  # fmt: skip
         """Makes an exact delta whose residual is not zero at a share of the elements."""
         base = self.base[name]
         rng = np.random.default_rng(int(share * 100) + grouped)
@@ -178,8 +183,15 @@ class Bench:
         moved += np.where(rng.random(base.count) < share, rng.integers(1, 9, base.count), 0).astype(
             moved.dtype
         )
+        if bands is not None:
+            moved[::40] += moved.dtype.type(1000)  # does not fit one byte
         new = Tensor(base.dtype, base.shape, ordinals(moved))
-        coded = code(base, predictor, residual(base, new, predictor), grouped=grouped)
+        left = residual(base, new, predictor)
+        coded = code(base, predictor, left, grouped=grouped)
+        if bands is not None:
+            streams, params = encode_bands(left.folded, base.bits, base.dtype, bands)
+            params |= predictor.params()
+            coded = Coded("bands", params, (*predictor.streams(), *streams))
         return finish(coded, new, sha256_hex(base.raw()))
 
     def floats(self, name: str, scale: float, seed: int) -> Tensor:
@@ -331,6 +343,10 @@ def by_hand(repo: deltavc.Repository, base: Tensors) -> list[str]:
                 for share in (0.05, 1.0):
                     delta = bench.exact(name, predictor, grouped=grouped, share=share)
                     found.append(bench.commit(name, (delta, "1")))
+            middle = 1 << (own.dtype.exponent - 1)
+            for bands in (Bands((middle - 4, middle - 3), 1), Bands((), own.dtype.size)):
+                delta = bench.exact(name, predictor, share=1.0, bands=bands)
+                found.append(bench.commit(name, (delta, "1")))
 
     q, v, o = (f"layers.0.{part}.weight" for part in "qvo")
     first = bench.exact(q, Same(bench.base[q].dtype), grouped=False, share=0.9)
@@ -492,6 +508,8 @@ def test_everything_that_the_pages_describe_was_read(
     wanted = {("exact", coding, predictor, grouped, None, False, None)
               for coding in ("planes", "gaps") for predictor in (None, "drift", "lowrank")
               for grouped in (None, True)}  # fmt: skip
+    for predictor in (None, "drift", "lowrank"):
+        wanted.add(("exact", "bands", predictor, None, None, False, None))
     for kind in ("dense", "lowrank", "replace", "sparse"):
         wanted.add((kind, None, None, None, None, False, None))
     wanted.add(("sparse", None, None, None, "float", False, None))

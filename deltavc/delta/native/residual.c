@@ -68,6 +68,24 @@ static inline void advance(sequence *cursor)
 /* Begins a run: next must be -1. */
 void deltavc_begin(sequence *cursor) { advance(cursor); }
 
+enum { MAX_BANDS = 8 };
+enum { FEW = 32 };         /* elements that are looked at together for one among them */
+enum { SHORT = 7 * 32 };   /* elements that a byte can count, in whole registers */
+
+/* Elements ordered by bands of the base's exponent: their byte planes, and where each goes on. */
+typedef struct {
+    int64_t bands;
+    int64_t edges[MAX_BANDS - 1]; /* least magnitudes, as bit patterns, from the second band on */
+    int64_t head[MAX_BANDS];
+    int64_t end[MAX_BANDS];
+    int64_t escape[MAX_BANDS]; /* whose next one this is */
+    int64_t escape_end[MAX_BANDS];
+    int64_t width; /* planes */
+    int64_t stride;
+    const uint8_t *planes;
+    const uint8_t *escapes;
+} banding;
+
 enum { RIGHT = 0, UNFIT = 1, PAST_END = 2 };
 
 /* Checks gaps and their long ones against the number of elements. */
@@ -90,6 +108,8 @@ int64_t deltavc_check(const uint8_t *gaps, int64_t count, const uint8_t *escapes
     }
     return used == escaped ? RIGHT : UNFIT;
 }
+
+#include "residual_lanes.h"
 
 #define BITS 16
 #include "residual_kernel.h"

@@ -238,6 +238,8 @@ CLONES int64_t NAME(from_gaps)(const LOOSE *base, int64_t n, const drift *by, se
     return !differing;
 }
 
+#include "residual_bands.h"
+
 #undef U
 #undef S
 #undef NAME
