@@ -184,7 +184,7 @@ def _told(found: Any, depth: int = 0) -> dict[str, float]:
 
 
 def _unreachable(client: str, run: str, error: Exception) -> UnknownRevision:
-    first = str(error).strip().partition("\n")[0][:200]
+    first = str(error).strip().partition("\n")[0][:200].rstrip(".")
     return UnknownRevision(
         f"{client} gives no run '{run[:80]}': {first}",
         hint=f"check the run's name, and that {client} can reach its server",
