@@ -22,6 +22,7 @@ from deltavc.ids import CommitId, ManifestId, short
 from deltavc.records.model import Commit, Recipe, Source
 from deltavc.repo import signing
 from deltavc.repo.merge_base import common_ancestors, independent, merge_base_vector
+from deltavc.repo.merge_beside import check_beside
 from deltavc.repo.merge_decide import CHANGED, Decider, Decision
 from deltavc.repo.merge_settings import Settings, read_settings, settings_of
 from deltavc.repo.objects import ObjectSink
@@ -72,7 +73,8 @@ def merge(
         What was recorded; ``changed`` is False when HEAD holds all of it already.
 
     Raises:
-        UsageError: The strategy, its options or a rule make no sense.
+        UsageError: The strategy, its options or a rule make no sense, or an adapter that
+            acts beside the weights meets weights that change.
         BaseMismatch: The revisions stand on different bases.
         MergeConflict: Something changed differently on several sides and nothing
             decides it; nothing is recorded.
@@ -154,6 +156,7 @@ class _Case:
         with repo.store.pack() as pack:
             sink = ObjectSink(repo.store, None if self.dry_run else pack, keep=self.dry_run)
             bases, decider = _decider(repo, self.reader, keys, self.settings, sink)
+            check_beside(repo, decider.base, decider.sides, [HEAD, *named])
             decision = decider.decide()
             if decision.clashes:
                 raise _conflict(decider, decision, bases, named)
