@@ -29,11 +29,13 @@ __all__ = ["GROUPS", "main"]
 GROUPS: dict[str, tuple[str, str]] = {
     "startup": ("benchmarks.bench_startup", "startup"),
     "history": ("benchmarks.bench_history", "history"),
+    "scale": ("benchmarks.bench_scale", "scale"),
     "commit": ("benchmarks.bench_commit", "commit"),
     "merged": ("benchmarks.bench_size", "merged_loras"),
     "full": ("benchmarks.bench_size", "full_finetunes"),
     "sums": ("benchmarks.bench_merge", "sums"),
     "ties": ("benchmarks.bench_merge", "ties"),
+    "rollback": ("benchmarks.bench_rollback", "rollback"),
     "switch": ("benchmarks.bench_checkout", "switch"),
     "checkout": ("benchmarks.bench_checkout", "checkout"),
     "live": ("benchmarks.bench_live", "live"),
