@@ -25,6 +25,9 @@ Chart = Callable[[Series, str, str], Markup]
 """Draws a series; further arguments are its title and its description for screen readers."""
 
 WIDTH, HEIGHT = 9.0, 2.7  # inches of 72 points
+ROW = 0.12  # height of a row of names, of the height of the values
+LETTER = 0.0105  # width of a letter, of the width of the chart
+STRETCHES = 60  # of an axis on which a thinned series is shaded
 INK, GRID, POINT, NOW, LIMIT, SERVED = (f"#0{n}0{n}0{n}" for n in range(1, 7))
 _COLORS = {
     INK: "var(--chart-ink)",
@@ -74,7 +77,7 @@ def make_chart() -> Chart:
             settings: Any = mpl.rcParams
             settings.update(_SETTINGS | {"svg.hashsalt": series.name})
             figure = Figure(figsize=(WIDTH, HEIGHT), facecolor="none")
-            axes = figure.add_axes((0.075, 0.13, 0.915, 0.83), facecolor="none")
+            axes = figure.add_axes((0.075, 0.13, 0.885, 0.84), facecolor="none")
             _plot(axes, series)
             out = StringIO()
             figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
@@ -86,68 +89,93 @@ def make_chart() -> Chart:
 def _plot(axes: Any, series: Series) -> None:
     points = series.points
     low, high = _bounds(series)
+    now = sorted((p for p in points if p.serving), key=lambda p: p.at)
+    names, rows = _placed(now, series.span)
+    top = high + ROW * rows * (high - low)
     axes.set_xlim(-0.5 - series.span * 0.01, series.span - 0.5 + series.span * 0.01)
-    axes.set_ylim(low, high)
+    axes.set_ylim(low, top)
     for value, at_least, _ in series.limits:
         if low <= value <= high:
-            axes.axhspan(
-                *((low, value) if at_least else (value, high)), color=LIMIT, alpha=0.08, lw=0
-            )
+            failing = (low, value) if at_least else (value, top)
+            axes.axhspan(*failing, color=LIMIT, alpha=0.08, linewidth=0)
             axes.axhline(value, color=LIMIT, linewidth=1.2, linestyle=(0, (5, 3)))
-    for line in _lines(points):
-        axes.plot(
-            [p.at for p in line], [p.value for p in line], color=POINT, linewidth=0.8, alpha=0.45
-        )
-    bars = [p for p in points if p.low is not None and p.high is not None and _finite(p)]
-    axes.vlines(
-        [p.at for p in bars],
-        [p.low for p in bars],
-        [p.high for p in bars],
-        color=POINT,
-        linewidth=0.9,
-        alpha=0.55,
-    )
-    plain = [p for p in points if not p.served and not p.serving]
-    _dots(axes, plain, POINT, 9)
+    if series.measured > len(points):
+        _envelope(axes, points)
+    else:
+        for line in _lines(points):
+            values = [p.value for p in line]
+            axes.plot([p.at for p in line], values, color=POINT, linewidth=0.8, alpha=0.45)
+    _bars(axes, points)
+    _dots(axes, [p for p in points if not p.served and not p.serving], POINT, 9)
     _dots(axes, [p for p in points if p.served and not p.serving], SERVED, 26)
-    now = [p for p in points if p.serving]
     _dots(axes, now, NOW, 34)
-    axes.scatter(
-        [p.at for p in now], [p.value for p in now], s=120, facecolors="none", edgecolors=NOW
-    )
-    _name(axes, now, series.span, (low, high))
+    where = [p.at for p in now], [p.value for p in now]
+    axes.scatter(*where, s=120, facecolors="none", edgecolors=NOW)
+    for point, (at, level) in zip(now, names, strict=True):
+        height = top - ROW * (high - low) * (level + 0.5)
+        axes.plot([point.at, point.at], [point.value, height], color=NOW, linewidth=0.7, alpha=0.5)
+        text = _names(point)
+        axes.text(
+            at, height, text, color=NOW, fontweight="bold", ha="center", va="center",
+            parse_math=False,
+        )  # fmt: skip
     _dress(axes, series)
+
+
+def _bars(axes: Any, points: Sequence[Point]) -> None:
+    bars = [
+        (p.at, p.low, p.high)
+        for p in points
+        if p.low is not None and p.high is not None and math.isfinite(p.low + p.high)
+    ]
+    if bars:
+        axes.vlines(*zip(*bars, strict=True), color=POINT, linewidth=0.9, alpha=0.55)
+
+
+def _envelope(axes: Any, points: Sequence[Point]) -> None:
+    """Shades where the values of a thinned series lie: its points are ends of stretches."""
+    stretches: dict[int, list[Point]] = {}
+    for point in points:
+        stretches.setdefault(point.at * STRETCHES // (points[-1].at + 1), []).append(point)
+    axes.fill_between(
+        [sum(p.at for p in found) / len(found) for found in stretches.values()],
+        [min(p.value for p in found) for found in stretches.values()],
+        [max(p.value for p in found) for found in stretches.values()],
+        color=POINT,
+        alpha=0.14,
+        linewidth=0,
+    )
+
+
+def _names(point: Point) -> str:
+    return ", ".join(visible(name, 40) for name in point.serving)
+
+
+def _placed(now: Sequence[Point], span: int) -> tuple[list[tuple[float, int]], int]:
+    """Finds places above the chart for the names of what is served: no name on another.
+
+    Args:
+        now: The served points, oldest first.
+        span: Length of the axis.
+
+    Returns:
+        Middle and row of each name, and how many rows there are.
+    """
+    ends: list[float] = []  # where the last name of each row ends
+    placed = []
+    for point in now:
+        half = len(_names(point)) * LETTER * span / 2
+        at = min(max(point.at, half - 0.5), span - half)
+        row = next((row for row, end in enumerate(ends) if end <= at - half), len(ends))
+        ends[row : row + 1] = [at + half + LETTER * span]
+        placed.append((at, row))
+    return placed, len(ends)
 
 
 def _dots(axes: Any, points: Sequence[Point], color: str, size: float) -> None:
     if points:
         axes.scatter(
             [p.at for p in points], [p.value for p in points], s=size, color=color, linewidths=0
-        )
-
-
-def _name(axes: Any, now: Sequence[Point], span: int, ends: tuple[float, float]) -> None:
-    """Writes the environments beside what they serve, on the side that has room.
-
-    Names of points that are close to each other stand above each other.
-    """
-    level, last = 0, -math.inf
-    for point in sorted(now, key=lambda p: p.at):
-        level = level + 1 if point.at - last < 0.15 * span else 0
-        last = point.at
-        right = point.at < 0.6 * span
-        above = point.value < ends[0] + 0.7 * (ends[1] - ends[0])
-        down = 7 + 11 * level
-        axes.annotate(
-            ", ".join(visible(name, 40) for name in point.serving),
-            (point.at, point.value),
-            xytext=(7 if right else -7, down if above else -down),
-            textcoords="offset points",
-            ha="left" if right else "right",
-            va="bottom" if above else "top",
-            color=NOW,
-            fontweight="bold",
-            parse_math=False,
         )
 
 
@@ -178,10 +206,6 @@ def _bounds(series: Series) -> tuple[float, float]:
     least, most = min([least, *near]), max([most, *near])
     room = 0.1 * ((most - least) or abs(most) or 1.0)
     return least - room, most + room
-
-
-def _finite(point: Point) -> bool:
-    return math.isfinite(point.low or 0.0) and math.isfinite(point.high or 0.0)
 
 
 def _lines(points: Sequence[Point]) -> Iterator[list[Point]]:

@@ -203,7 +203,7 @@ class _Gathering:
     def _changes(
         self, environments: Sequence[Environment], told: Sequence[Deployment]
     ) -> tuple[tuple[Change, ...], int]:
-        changes = Changes(self.repo, self.reader, self.versions)
+        changes = Changes(self.repo, self.history, self.versions)
         found: list[Change] = []
         more = 0
         for environment in environments:

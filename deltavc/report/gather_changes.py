@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from itertools import islice, pairwise
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from deltavc.catalog import ancestry
 from deltavc.delta.vector import FILE, REMOVED, Vector, add_terms
 from deltavc.errors import DeltavcError
 from deltavc.ids import CommitId, ObjectId
 from deltavc.report.data import Change, Deployment, Group, KpiChange
 
 if TYPE_CHECKING:
-    from deltavc.catalog.reader import CatalogReader
+    from deltavc.catalog.reader_report import History
     from deltavc.repo.repository import Repository
     from deltavc.report.versions import Versions
 
@@ -40,12 +41,13 @@ class Changes:
 
     Args:
         repo: The repository.
-        reader: Its catalog.
+        history: All commits: descent is looked up here, as often as there are changes.
         versions: Names of revisions.
     """
 
-    def __init__(self, repo: Repository, reader: CatalogReader, versions: Versions) -> None:
-        self._repo, self._reader, self._versions = repo, reader, versions
+    def __init__(self, repo: Repository, history: History, versions: Versions) -> None:
+        self._repo, self._history, self._versions = repo, history, versions
+        self._keys = {oid: key for key, oid in history.ids.items()}
         self._budget = NORM_BYTES
         self._vectors: dict[str, Vector] = {}
 
@@ -72,9 +74,8 @@ class Changes:
         assert before.version is not None
         assert after.version is not None
         old, new = (CommitId(ObjectId(d.version.id)) for d in (before, after) if d.version)
-        added = list(self._reader.ancestors([new], exclude=[old]))
-        dropped = sum(1 for _ in self._reader.ancestors([old], exclude=[new]))
-        listed = list(islice(added, MOST_VERSIONS))
+        added, dropped = self._beyond(new, old), len(self._beyond(old, new))
+        listed = added[:MOST_VERSIONS]
         self._versions.read(listed)
         groups, files, other_base = self._compared(old, new)
         return Change(
@@ -89,6 +90,15 @@ class Changes:
             other_base=other_base,
             kpis=self._kpis(old, new),
         )
+
+    def _beyond(self, start: CommitId, other: CommitId) -> list[CommitId]:
+        """Returns a revision and its ancestors that another does not have, newest first."""
+        parents = self._history.parents
+        keys = [self._keys[oid] for oid in (start, other) if oid in self._keys]
+        if len(keys) < 2:
+            return []
+        walk = ancestry.walk(keys[:1], keys[1:], lambda key: parents.get(key, ()))
+        return [self._history.ids[key] for key in walk]
 
     def _compared(
         self, old: CommitId, new: CommitId
