@@ -85,12 +85,16 @@ class Part:
 
 
 class _Chunk(NamedTuple):
-    """What becomes one frame: bytes, element width, where or how often statistics change."""
+    """What becomes one frame: bytes, element width, where or how often statistics change.
+
+    One of several planes may be nothing but noise.
+    """
 
     data: memoryview
     width: int = 1
     ends: Sequence[int] = ()
     block: int = 0
+    is_plane: bool = False
 
 
 class Frame(NamedTuple):
@@ -268,7 +272,11 @@ def _chunks(parts: Sequence[Part]) -> list[_Chunk]:
         run = view.nbytes // part.runs
         if part.block in _BLOCKS and run >= _SMALL and run * part.runs == view.nbytes:
             chunks += [
-                _Chunk(view[start : min(start + MAX_FRAME, end)], block=part.block)
+                _Chunk(
+                    view[start : min(start + MAX_FRAME, end)],
+                    block=part.block,
+                    is_plane=part.runs > 1,
+                )
                 for end in range(run, view.nbytes + 1, run)
                 for start in range(end - run, end, MAX_FRAME)
             ]
@@ -284,9 +292,9 @@ def _chunks(parts: Sequence[Part]) -> list[_Chunk]:
 
 def _squeeze(chunk: _Chunk) -> tuple[int, Buffer]:
     """Returns the method that serves a chunk best, and its stored bytes."""
-    view, width, ends, block = chunk
+    view, width, ends, block, is_plane = chunk
     data: Buffer
-    if block and _is_noise(view):
+    if is_plane and _is_noise(view):
         return RAW, view
     if block:
         method, data = ZSTD, _CONTEXTS.blocks(block).compress(view)

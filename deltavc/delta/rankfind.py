@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -125,13 +126,19 @@ class Pair:
             seed: Chooses them.
             across: Number of columns.
         """
-        choose = np.random.default_rng(seed)
-        rows = np.sort(choose.permutation(self.rows)[:side])
-        columns = np.sort(choose.permutation(self.columns)[: across or side])
-        where = (rows[:, None] * self.columns + columns[None, :]).reshape(-1)
-        return Pair(
-            self.dtype, self.base[where], self.new[where], rows.size, columns.size, self.kind
-        )
+        where = _submatrix(self.rows, self.columns, side, across or side, seed)
+        base, new = self.base.take(where), self.new.take(where)
+        rows, columns = min(side, self.rows), min(across or side, self.columns)
+        return Pair(self.dtype, base, new, rows, columns, self.kind)
+
+
+@lru_cache(maxsize=16)  # a model has few shapes, many times over
+def _submatrix(rows: int, columns: int, side: int, across: int, seed: int) -> NDArray[np.int64]:
+    """Returns the flat places of the elements where random rows and columns cross."""
+    choose = np.random.default_rng(seed)
+    down = np.sort(choose.permutation(rows)[:side])
+    along = np.sort(choose.permutation(columns)[:across])
+    return (down[:, None] * columns + along[None, :]).reshape(-1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ from deltavc.errors import ObjectCorrupt, RepositoryUnwritable
 
 __all__ = ["ReadFile", "StagedFile", "make_folder", "sweep", "sync_folder", "writing"]
 
-AHEAD = 1 << 22  # bytes
+AHEAD = 1 << 20  # bytes
 READ_ONLY = 0o444  # objects never change; the umask takes its share
 
 
@@ -164,7 +164,7 @@ class _Ahead:
     """Flushes what was written so far while more is made, so that the last flush finds little.
 
     One flush at a time, in a thread of its own: 32 MB take 60 ms in one flush at the
-    end, and under 1 ms there when they went out in steps meanwhile.
+    end, and under 1 ms there when they went out meanwhile.
     """
 
     def __init__(self, fd: int) -> None:
