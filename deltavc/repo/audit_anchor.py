@@ -15,7 +15,8 @@ from deltavc.repo.layout import read_text
 
 __all__ = ["read_anchor"]
 
-_LINE = re.compile(r"\b(\d[\d,]{0,17})\b[^0-9a-f\n]*\b([0-9a-f]{64})\b")
+_LINE = re.compile(r".*\b(\d[\d,]{0,17})\b.*?\b([0-9a-f]{64})\b")
+_LONGEST = 1000  # of a line that is looked at
 _WITHIN = ("data", "head", "anchor")
 
 
@@ -44,7 +45,7 @@ def read_anchor(path: Path) -> Head:
     try:
         heads = list(_heads(canonical.loads_strict(text.encode(), "the noted head")))
     except DeltavcError:
-        heads = [Head(int(n.replace(",", "")), EventHash(h)) for n, h in _LINE.findall(text)]
+        heads = list(_written(text))
     if not heads:
         raise UsageError(
             f"'{path}' holds no head of an event log: a number and 64 hex digits",
@@ -52,6 +53,13 @@ def read_anchor(path: Path) -> Head:
             path=str(path),
         )
     return max(heads)
+
+
+def _written(text: str) -> Iterator[Head]:
+    """Yields the heads in a text: of each line the last number before 64 hex digits."""
+    for line in text.splitlines():
+        if found := _LINE.match(line[:_LONGEST]):
+            yield Head(int(found[1].replace(",", "")), EventHash(found[2]))
 
 
 def _heads(value: Any) -> Iterator[Head]:
