@@ -9,7 +9,7 @@ made here, and handed out only if the library's strict validator takes it.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,19 +156,15 @@ def _pedigree(
         )
         for parent in dict.fromkeys(record.parents)
     ]
-    trail = [row.id for row in _first(repo.reader().log([commit]), TRAIL + 1)]
+    trail = list(islice(repo.reader().log([commit]), TRAIL + 1))
     more = len(trail) > TRAIL
     return without_empty(
         {
             "ancestors": [base, *parents],
-            "commits": [commit_entry(oid, repo.commit(oid)) for oid in trail[:TRAIL]],
+            "commits": [commit_entry(row) for row in trail[:TRAIL]],
             "notes": f"The newest {TRAIL} commits of the history are listed." if more else "",
         }
     )
-
-
-def _first(rows: Iterable[Any], count: int) -> list[Any]:
-    return [row for row, _ in zip(rows, range(count), strict=False)]
 
 
 def _card(record: Commit, measured: list[MeasurementRow], data: Datasets) -> dict[str, Any]:

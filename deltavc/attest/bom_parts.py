@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from deltavc.attest.extra import require
 from deltavc.attest.text import person, without_empty, zulu
-from deltavc.ids import BaseId, CommitId
+from deltavc.ids import BaseId
 
 if TYPE_CHECKING:
+    from deltavc.catalog.rows import CommitRow
     from deltavc.records.model import BaseSource, Commit
     from deltavc.repo.repository import Repository
     from deltavc.repo.results import MeasurementRow
@@ -63,10 +64,10 @@ def _purl(source: BaseSource | None) -> str:
         return ""
 
 
-def commit_entry(oid: CommitId, record: Commit) -> dict[str, Any]:
+def commit_entry(row: CommitRow) -> dict[str, Any]:
     """Returns a commit of a pedigree."""
-    who = without_empty({"timestamp": zulu(record.time), **person(record.author)})
-    return without_empty({"uid": oid, "author": who, "message": record.message})
+    who = without_empty({"timestamp": zulu(row.time), **person(row.author)})
+    return without_empty({"uid": row.id, "author": who, "message": row.message})
 
 
 def licences(record: Commit) -> list[dict[str, Any]]:

@@ -142,7 +142,9 @@ def for_pack(repo: Repository, revisions: Iterable[str]) -> dict[str, bytes]:
     """
     found: dict[str, bytes] = {}
     bills, statements = available(BOM_LIBRARY), available(STATEMENT_LIBRARY)
-    for commit in dict.fromkeys(resolve(repo, rev) for rev in revisions):
+    commits = list(dict.fromkeys(resolve(repo, rev) for rev in revisions))
+    for number, commit in enumerate(commits):
+        repo.session.progress("evidence", number, len(commits))
         asked = Request(commit)
         wanted = ["card"]
         if bills:

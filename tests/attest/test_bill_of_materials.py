@@ -128,6 +128,8 @@ def test_equal_states_give_equal_bytes(desk: Desk, second: str, spec: str) -> No
     before = read(once, spec)
     desk.api.measure("HEAD~1", {"acc": 0.1})  # of another version
     assert bill_of_materials(desk.repo, second, spec=spec) == once
+    desk.repo.rebuild_catalog()
+    assert bill_of_materials(desk.repo, second, spec=spec) == once
     desk.api.measure(second, {"acc": 0.91}, samples=1000)
     after = read(bill_of_materials(desk.repo, second, spec=spec), spec)
     assert after["serialNumber"] == before["serialNumber"]
