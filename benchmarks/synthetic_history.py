@@ -138,7 +138,7 @@ class _Maker:
                         break
                     self._step()
                 pack.finish()
-        Repository.open(self.repo.root, self.repo.session).catch_up()
+        Repository.open(self.repo.root, self.repo.session).rebuild_catalog()
 
     def _step(self) -> None:
         """Writes one event: most bring commits, some are about what is there."""
@@ -251,7 +251,7 @@ class _Maker:
         place = ENVIRONMENTS.index(name)
         record = Environment(
             name, after=ENVIRONMENTS[place - 1] if place else None, gates=("quality",),
-            approvals=2 if name == "prod" else 0, target=f"../live/{name}",
+            approvals=2 if name == "prod" else 0,
         )  # fmt: skip
         oid = self.definitions[name] = self._put("environment", record)
         refs = {f"env:{name}": (None, str(oid))}

@@ -20,7 +20,7 @@ import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -230,6 +230,7 @@ def run_process(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     sample_every: float = 0.01,
+    accept: Collection[int] = (0,),
 ) -> Finished:
     """Runs a command to its end and watches its memory.
 
@@ -239,6 +240,7 @@ def run_process(
         cwd: Folder to run in.
         sample_every: Seconds between two looks at its memory; 0 does not look, so
             as not to disturb commands of a few milliseconds.
+        accept: Exit codes that are no failure.
 
     Returns:
         Times, peak memory and output.
@@ -265,7 +267,7 @@ def run_process(
     ended.set()
     if sample_every:
         watcher.join()
-    if child.returncode:
+    if child.returncode not in accept:
         raise RuntimeError(f"{argv[0]} ended with {child.returncode}: {stderr[-2000:]}")
     return Finished(sample, peak[0], stdout, stderr)
 
@@ -276,9 +278,15 @@ def process(
     *,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    accept: Collection[int] = (0,),
+    prepare: Callable[[], object] = lambda: None,
 ) -> Variant:
     """Returns a variant that runs a command from start to exit."""
-    return Variant(name, lambda: run_process(argv, env=env, cwd=cwd, sample_every=0).sample)
+
+    def call() -> Sample:
+        return run_process(argv, env=env, cwd=cwd, sample_every=0, accept=accept).sample
+
+    return Variant(name, call, prepare)
 
 
 def _watch(pid: int, pause: float, ended: threading.Event, peak: list[int]) -> None:
