@@ -326,7 +326,7 @@ def verify(ctx: Context, deep: bool, anchor: str | None) -> int:
     codes = {finding.code for finding in problems}
     if "catalog-differs" in codes:
         ctx.out.hint("rebuild", "make the catalog anew: deltavc doctor --rebuild-catalog")
-    if codes & {"object-missing", "object-corrupt"}:
+    if codes & {"object-missing", "object-corrupt", "object-damaged"}:
         ctx.out.hint("fsck", "see who needs it: deltavc fsck")
     if anchor is None and found.ok:
         ctx.out.hint("anchor", "note the head somewhere else: deltavc audit head")
