@@ -72,7 +72,8 @@ class Names(_Type):
 
     Args:
         kind: The metavar.
-        offered: Kinds of ref that completion offers, such as ``branch`` and ``tag``.
+        offered: Kinds of name that completion offers, such as ``branch`` and ``tag``; see
+            :func:`deltavc.cli.completion.offer`.
     """
 
     def __init__(self, kind: str, *offered: str) -> None:
@@ -143,7 +144,7 @@ def _now() -> int:
 
 
 KEY_VALUE = KeyValue()
-REVISION = Names("REV", "branch", "tag")
+REVISION = Names("REV", "branch", "tag", "env:")
 BRANCH = Names("NAME", "branch")
 TAG = Names("NAME", "tag")
 BASE = Names("NAME", "base")
@@ -182,7 +183,7 @@ def limit(what: str) -> Callable[[F], F]:
 
 def kpi_names(text: str = "Show these KPIs") -> Callable[[F], F]:
     """Adds ``-k, --kpi``; the parameter is ``kpis: tuple[str, ...]``."""
-    return option("-k", "--kpi", "kpis", metavar="NAME", multiple=True, help=text)
+    return option("-k", "--kpi", "kpis", metavar="NAME", type=KPI, multiple=True, help=text)
 
 
 def label(text: str) -> Callable[[F], F]:

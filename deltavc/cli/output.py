@@ -116,6 +116,15 @@ class Output:
             os.get_terminal_size(self._stdout.fileno()).columns if _isatty(self._stdout) else None
         )
 
+    @property
+    def has_blocks(self) -> bool:
+        """Whether the encoding of the answer's stream has block elements."""
+        try:
+            "▁█".encode(self._stdout.encoding or "ascii")
+        except (UnicodeError, LookupError):
+            return False
+        return True
+
     # Wording; the results may be put into f-strings, lines and cells.
 
     def style(self, text: str, role: str) -> str:

@@ -35,6 +35,7 @@ from deltavc.records.ship import (
 from deltavc.repo.repository import tag_ref
 from deltavc.repo.results import CommitRow, LogRow, MeasurementRow, Shown, SignatureRow
 from deltavc.repo.revisions import Range, parse_range, peel, resolve
+from deltavc.repo.served import relations, served
 
 if TYPE_CHECKING:
     from deltavc.catalog.reader import CatalogReader
@@ -83,7 +84,7 @@ def log(
         repo: The repository.
         range_: A revision or ``A..B``; default: HEAD.
         limit: At most this many.
-        all_: From all branches and tags.
+        all_: From all branches and tags, and from what environments serve.
         kpis: Show these KPIs; default: all that were measured.
         params: Only revisions that changed a parameter that fits one of these globs.
         labels: Only revisions with all of these labels.
@@ -97,7 +98,8 @@ def log(
     """
     state = repo.state()
     reader = repo.reader()
-    chosen = _everything(repo, state, reader) if all_ else parse_range(repo, range_, state)
+    live = served(repo, state, reader)
+    chosen = _everything(repo, state, reader, live) if all_ else parse_range(repo, range_, state)
     names = names_of(repo, state, reader)
     head = repo.head_commit(state)
     rows: list[CatalogRow] = []
@@ -129,6 +131,7 @@ def log(
             stored=row.stored_bytes or 0,
             half_widths=widths.get(row.id, {}),
             signatures=signed.get(row.id, []) if signatures else None,
+            environments=[name for name, commit in live.items() if commit == row.id],
         )
         for row in rows
     ]
@@ -154,8 +157,10 @@ def _half_widths(
     return found
 
 
-def _everything(repo: Repository, state: State, reader: CatalogReader) -> Range:
-    starts = dict.fromkeys(_named_commits(repo, state, reader).values())
+def _everything(
+    repo: Repository, state: State, reader: CatalogReader, live: Mapping[str, CommitId]
+) -> Range:
+    starts = dict.fromkeys([*_named_commits(repo, state, reader).values(), *live.values()])
     head = repo.head_commit(state)
     if head is not None:
         starts[head] = None
@@ -348,6 +353,7 @@ def _commit_row(repo: Repository, oid: CommitId, params: Sequence[str]) -> Commi
         if record.recipe is None
         else msgspec.structs.asdict(repo.recipe(record.recipe)),
         signatures=_signatures(repo, state, oid, tags),
+        served=None if row is None else relations(repo, state, reader, oid),
     )
 
 

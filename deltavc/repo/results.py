@@ -31,8 +31,10 @@ __all__ = [
     "MergeRow",
     "Merged",
     "OperationRow",
+    "ServedRow",
     "Shown",
     "SignatureRow",
+    "StandingRow",
     "Status",
     "TensorDifference",
     "Undone",
@@ -223,6 +225,32 @@ class MeasurementRow(_Result, frozen=True):
     event: int | None = None
 
 
+class ServedRow(_Result, frozen=True):
+    """What an environment serves, and how a revision is related to that.
+
+    ``relation`` says what is served: ``this`` revision, an ``ancestor`` or ``descendant`` of
+    it, or one of another line (``apart``). With ``until_time`` it was served till then.
+    """
+
+    environment: str
+    revision: str
+    relation: str
+    deployment: str | None = None
+    until_time: int | None = None
+
+
+class StandingRow(_Result, frozen=True):
+    """What an environment serves, and how many revisions HEAD has that this has not, and back.
+
+    ``revision`` is None where nothing is served. Counts end at 1000.
+    """
+
+    environment: str
+    revision: str | None
+    behind: int | None = None
+    ahead: int | None = None
+
+
 class LogRow(_Result, frozen=True):
     """One revision of the log."""
 
@@ -241,6 +269,7 @@ class LogRow(_Result, frozen=True):
     parameters: int
     stored: int
     half_widths: dict[str, float] = {}
+    environments: list[str] = []
     signatures: list[SignatureRow] | None = None
 
 
@@ -272,6 +301,7 @@ class CommitRow(_Result, frozen=True):
     tags: list[str]
     params: dict[str, dict[str, str]] | None = None
     recipe: dict[str, Any] | None = None
+    served: list[ServedRow] | None = None
     signatures: list[SignatureRow] = []
 
 
@@ -340,6 +370,7 @@ class Status(_Result, frozen=True):
     parameters: int
     measurements: dict[str, float | None]
     interrupted: bool
+    environments: list[StandingRow] = []
 
 
 class DiffRow(_Result, frozen=True):

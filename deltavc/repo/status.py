@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from deltavc.ids import CommitId
 from deltavc.repo import workspace
-from deltavc.repo.results import HeadInfo, Status
+from deltavc.repo.results import HeadInfo, StandingRow, Status
 
 if TYPE_CHECKING:
+    from deltavc.ledger.state import State
     from deltavc.repo.repository import Repository
     from deltavc.repo.version import Version
 
@@ -58,6 +59,7 @@ def status(repo: Repository, *, hash_: bool = True) -> Status:
         parameters=len(repo.manifest(record.manifest).params) if record else 0,
         measurements=_measurements(repo, head),
         interrupted=interrupted,
+        environments=_environments(repo, state, head),
         **facts,
     )
 
@@ -71,6 +73,12 @@ def _measurements(repo: Repository, head: CommitId | None) -> dict[str, float | 
     if head is None:
         return {}
     return {row.kpi: row.value for row in repo.reader().measurements(head)}
+
+
+def _environments(repo: Repository, state: State, head: CommitId | None) -> list[StandingRow]:
+    from deltavc.repo.served import standings
+
+    return standings(repo, state, repo.reader(), head)
 
 
 def _compare(repo: Repository, head: CommitId, folder: Path) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from deltavc.cli import options
 from deltavc.cli.graph import Node, draw
+from deltavc.cli.sparkline import sparkline
 from deltavc.cli.tables import Column
 from deltavc.cli.verb import argument, verb
 from deltavc.cli.words import aligned, kpi_words, signature_status, subject, who
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 @options.limit("revisions")
 @click.option("--graph", is_flag=True, help="Draw the lineage (default on a terminal)")
 @click.option("--no-graph", "plain", is_flag=True, help="Plain list")
-@click.option("--all", "all_", is_flag=True, help="All branches and tags")
+@click.option("--all", "all_", is_flag=True, help="All branches, tags and environments")
 @options.kpi_names()
 @options.param("Only revisions that changed these parameters")
 @options.label("Only with this label")
@@ -62,7 +63,7 @@ def command(
     """List revisions, newest first.
 
     The current one is marked with @. A ~ in the drawing stands for revisions that
-    are not listed.
+    are not listed. Below a drawing, each KPI that was asked for is drawn too.
     """
     from deltavc.repo import history
 
@@ -111,6 +112,7 @@ def _columns(kpis: Sequence[str], *, checked: bool) -> list[Column]:
         Column("commit", "id"),
         Column("branches"),
         Column("tags"),
+        Column("environments"),
         Column("time", "time", title="when"),
         Column("author"),
         Column("subject"),
@@ -130,6 +132,7 @@ def _flat(row: LogRow, kpis: Sequence[str]) -> dict[str, Any]:
         "commit": row.commit,
         "branches": row.branches,
         "tags": row.tags,
+        "environments": row.environments,
         "time": row.time,
         "author": who(row.author),
         "subject": subject(row.message),
@@ -143,11 +146,12 @@ def _lines(
 ) -> Iterator[str]:
     """Yields a line a revision: drawing, id and names, then columns that stand below each other."""
     marks = {row.commit: "@" if row.is_head else "*" for row in rows}
+    taken = {name for row in rows for name in (*row.branches, *row.tags)}
     nodes = [Node(row.commit, row.parents if draws else (), marks[row.commit]) for row in rows]
     by_id = {row.commit: row for row in rows}
     drawn = draw(nodes) if draws else ((node.mark, node) for node in nodes)
     lines = [
-        (prefix, None if node is None else _cells(out, by_id[node.name], prefix, kpis))
+        (prefix, None if node is None else _cells(out, by_id[node.name], prefix, kpis, taken))
         for prefix, node in drawn
     ]
     cells = [found for _, found in lines if found is not None]
@@ -159,15 +163,44 @@ def _lines(
     )
     for prefix, found in lines:
         yield prefix if found is None else next(texts)
+    if draws:
+        yield from _trends(out, rows, kpis)
 
 
 SUBJECT = 3
 """Which of the cells gives way on a narrow terminal."""
 
 
-def _cells(out: Output, row: LogRow, prefix: str, kpis: Sequence[str]) -> list[str]:
+MOST_DRAWN = 60
+"""Values of a KPI that are drawn: the newest."""
+
+
+def _trends(out: Output, rows: Sequence[LogRow], kpis: Sequence[str]) -> Iterator[str]:
+    """Yields a line a KPI: how it went, the newest revision at the right, and the ends in words."""
+    cells = []
+    for kpi in kpis:
+        measured = [row.measurements[kpi] for row in rows if kpi in row.measurements]
+        shown = measured[:MOST_DRAWN][::-1]
+        numbers = [value for value in shown if value is not None]
+        if len(numbers) < 2:
+            continue
+        low, high = (format(value, ".6g") for value in (min(numbers), max(numbers)))
+        newest = "NaN" if shown[-1] is None else format(shown[-1], ".6g")
+        of = f" of {len(measured)}" if len(measured) > len(shown) else ""
+        words = f"{low} to {high}, now {newest}; {len(shown)}{of} revisions, oldest at the left"
+        cells.append([out.foreign(kpi), sparkline(shown, blocks=out.has_blocks), words])
+    if cells:
+        yield ""
+        yield from aligned(cells)
+
+
+def _cells(
+    out: Output, row: LogRow, prefix: str, kpis: Sequence[str], taken: Collection[str]
+) -> list[str]:
     names = [out.style(name, "good") for name in row.branches]
     names += [out.style(name, "strong") for name in row.tags]
+    # an environment that is called as a branch or tag is told apart
+    names += [out.style(f"env:{n}" if n in taken else n, "warn") for n in row.environments]
     measured = {k: row.measurements[k] for k in kpis if k in row.measurements}
     return [
         "  ".join([f"{prefix} {out.id(row.commit)}", *([" ".join(names)] if names else [])]),

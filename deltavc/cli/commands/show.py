@@ -24,7 +24,7 @@ from deltavc.errors import UsageError
 if TYPE_CHECKING:
     from deltavc.cli.context import Context
     from deltavc.cli.output import Output
-    from deltavc.repo.results import CommitRow, Shown, SignatureRow
+    from deltavc.repo.results import CommitRow, ServedRow, Shown, SignatureRow
 
 MOST = 20
 """Fields of one level that people see of an object other than a commit."""
@@ -125,6 +125,8 @@ def _commit(out: Output, row: CommitRow, *, signs: bool) -> Iterator[str]:
     yield from ("    " + line if line else "" for line in row.message.split("\n"))
     yield ""
     yield from _kpis(out, row)
+    if row.served is not None:
+        yield _served(out, row, row.served)
     yield from _contents(out, row)
 
 
@@ -173,6 +175,29 @@ def _kpis(out: Output, row: CommitRow) -> Iterator[str]:
     used = [at for at in range(6) if any(cell[at] for cell in cells)]
     lines = aligned([cell[at] for at in used] for cell in cells)
     yield from (f"{word}{line}" for word, line in zip(_words("KPIs"), lines, strict=False))
+
+
+def _served(out: Output, row: CommitRow, served: Sequence[ServedRow]) -> str:
+    """Returns which environments serve a revision, or what of its line is served instead."""
+    now = [one for one in served if one.until_time is None]
+    here = [out.foreign(one.environment) for one in now if one.revision == row.commit]
+    text = f"served by {', '.join(here)}" if here else "served by nobody yet"
+    before = [one for one in served if one.until_time is not None]
+    if before and not here:
+        was = [
+            f"{out.foreign(one.environment)} served it until {units.stamp(one.until_time or 0)}"
+            f" ({one.deployment})"
+            for one in before
+        ]
+        text = f"served by nobody now; {', '.join(was)}"
+    related: dict[tuple[str, str], list[str]] = {}
+    for one in now:
+        if one.relation in ("ancestor", "descendant"):
+            key = (one.relation, one.revision)
+            related.setdefault(key, []).append(out.foreign(one.environment))
+    for (relation, commit), names in related.items():
+        text += f"; {relation} {out.id(commit)} is in {', '.join(names)}"
+    return text
 
 
 def _words(first: str) -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from deltavc.cli import units
 from deltavc.cli.verb import verb
 from deltavc.cli.words import SHOWN, kpi_words, number, place, plural
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from deltavc.cli.output import Output
     from deltavc.repo.repository import Repository
     from deltavc.repo.results import Status
+
+
+MOST = 8
+"""Environments that are shown; `env list` has all."""
 
 
 @verb("status", examples=["deltavc status", "deltavc status --no-hash --json"])
@@ -40,6 +45,31 @@ def _lines(out: Output, found: Status) -> Iterator[str]:
     if found.measurements:
         yield ""
         yield f"KPIs of HEAD: {kpi_words(found.measurements)}"
+    if found.environments:
+        if not found.measurements:
+            yield ""
+        yield _environments(out, found)
+
+
+def _environments(out: Output, found: Status) -> str:
+    """Returns what each environment serves, and how far that is from HEAD."""
+    name = out.foreign(found.head.branch or "HEAD")
+    words = []
+    for one in found.environments[:MOST]:
+        text = out.foreign(one.environment)
+        text += " (nothing)" if one.revision is None else f" {out.id(one.revision)}"
+        apart = [f"{_far(one.behind)} behind"] if one.behind else []
+        apart += [f"{_far(one.ahead)} ahead of"] if one.ahead else []
+        words.append(f"{text} ({', '.join(apart)} {name})" if apart else text)
+    more = len(found.environments) - MOST
+    return f"Environments: {'   '.join(words)}" + (f"   and {more} more" if more > 0 else "")
+
+
+def _far(count: int) -> str:
+    """Returns a number of revisions, which are not counted to the end."""
+    from deltavc.repo.served import MOST as COUNTED
+
+    return units.count(count) if count < COUNTED else f"{units.count(COUNTED)} or more"
 
 
 def _head(out: Output, found: Status) -> str:
