@@ -269,8 +269,8 @@ def _switch(plan: Plan, record: Deployment) -> int:
     repo.put_record("deployment", record)
     with served.spool.hold(repo.session.lock_timeout):
         _refuse_moved(plan, before)
+        served.spool.prepare()  # also for the rollback to come, whatever the disk is like then
         if target is not None:
-            served.spool.prepare()
             served.spool.write(
                 [
                     Entry(

@@ -123,7 +123,10 @@ def list_(repo: Repository) -> list[EnvironmentRow]:
     """Returns the environments by name, with what each serves."""
     state = repo.state()
     known, reader = definitions(repo, state.refs), repo.reader()
-    serving = reader.serving()
+    serving = reader.serving() if repo.as_of is None else {}
+    if repo.as_of is not None:
+        for row in reversed(_until_now(repo, reader.deployments())):
+            serving[row.environment] = row
     rows = []
     for name, (environment, origin) in known.items():
         now = serving.get(name)
@@ -158,8 +161,9 @@ def show(repo: Repository, name: str, *, at: int | None = None) -> EnvironmentSh
     """
     reader = repo.reader()
     known = definitions(repo, repo.state().refs)
-    history = reader.live_at(name, at) if at is not None else reader.deployments(name, limit=1)
-    if name not in known and not reader.deployments(name, limit=1):
+    newest = _until_now(repo, reader.deployments(name, limit=_all_of(repo, 1)))[:1]
+    history = newest if at is None else _until_now(repo, reader.live_at(name, at))
+    if name not in known and not newest:
         raise unknown(name)
     environment, origin = known.get(name, (Environment(name), "not defined any more"))
     rows = [_deployment(repo, reader, row, gates=True) for row in history]
@@ -176,6 +180,23 @@ def show(repo: Repository, name: str, *, at: int | None = None) -> EnvironmentSh
         also=rows[1:],
     )
     return shown if at is not None or name not in known else _with_now(repo, reader, shown)
+
+
+def _all_of(repo: Repository, limit: int | None) -> int | None:
+    """Returns how many rows to read: all of them where later ones have to be passed over."""
+    return limit if repo.as_of is None else None
+
+
+def _until_now(repo: Repository, rows: list[CatalogRow]) -> list[CatalogRow]:
+    """Returns the deployments that there were when the repository is looked at."""
+    if repo.as_of is None:
+        return rows
+    then = repo.as_of.number
+    open_ = [
+        row._replace(until=None, until_event=None) if (row.until_event or 0) > then else row
+        for row in rows
+    ]
+    return [row for row in open_ if row.number <= then]
 
 
 def _with_now(repo: Repository, reader: CatalogReader, shown: EnvironmentShown) -> EnvironmentShown:
@@ -262,7 +283,7 @@ def log(repo: Repository, name: str, *, limit: int | None = None) -> list[Deploy
         UnknownRevision: There is no such environment.
     """
     reader = repo.reader()
-    rows = reader.deployments(name, limit=limit)
+    rows = _until_now(repo, reader.deployments(name, limit=_all_of(repo, limit)))[:limit]
     if not rows and name not in definitions(repo, repo.state().refs):
         raise unknown(name)
     return [_deployment(repo, reader, row) for row in rows]

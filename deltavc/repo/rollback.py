@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deltavc.errors import (
+    BaseError,
     DeltavcError,
     HookFailed,
+    InputError,
     IntegrityError,
     NothingToUndo,
     RefMoved,
@@ -51,6 +53,7 @@ __all__ = ["back_from", "candidates", "go_back", "rollback"]
 
 HOLD_SECONDS = 2.0
 LOCK_SECONDS = 2.0
+MARK_REASON = 300  # all of it is in the deployment; the marks have to fit into the spool
 SECOND_THOUGHT_MS = 5 * 60 * 1000
 """For so long after somebody else's rollback a plain one is refused: it would be a second one."""
 
@@ -310,7 +313,7 @@ def _rebuild(plan: _Plan) -> float | None:
         if served.target is None:
             raise _damaged(plan)
         plan.ready = materialise(plan.repo, served, commit)
-    except IntegrityError as error:
+    except (IntegrityError, BaseError, InputError) as error:
         raise type(error)(
             f"{error.message}; '{served.name}' still serves"
             f" {short(str(plan.current.record.commit))}",
@@ -362,7 +365,8 @@ def _marks_after(plan: _Plan, record: Deployment) -> Marks:
         bad.pop(plan.commit, None)
     left = plan.current.record.commit
     if left is not None:
-        bad[left] = Mark(record.actor, record.time, record.reason)
+        why = None if record.reason is None else record.reason[:MARK_REASON]
+        bad[left] = Mark(record.actor, record.time, why)
     return Marks(plan.served.name, dict(sorted(bad.items())))
 
 

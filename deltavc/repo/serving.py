@@ -35,7 +35,6 @@ __all__ = [
     "Standing",
     "append_entry",
     "deployment_name",
-    "read_served",
     "request_name",
     "settle",
 ]
@@ -90,7 +89,10 @@ class Served:
         refs: dict[str, str] = {}
         self._serves: list[tuple[int, DeploymentId]] = []
         names = frozenset(kind + name for kind in (ENVIRONMENT, SERVE, MARKS))
+        then = None if repo.as_of is None else repo.as_of.number
         for event, _ in repo.log.changes_of(names):
+            if then is not None and event.number > then:
+                continue
             for change in event.refs:
                 if change.name not in names:
                     continue
@@ -102,7 +104,8 @@ class Served:
         self.target = target_of(repo, self.definition)
         self.spool = Spool(repo.layout.folder, name, self.target)
         known = {oid for _, oid in self._serves}
-        self.pending = [entry for entry in self.spool.entries() if entry.id not in known]
+        entries = self.spool.entries() if then is None else []
+        self.pending = [entry for entry in entries if entry.id not in known]
 
     @cached_property
     def current(self) -> Standing | None:
@@ -152,19 +155,6 @@ def load_deployment(repo: Repository, oid: DeploymentId) -> Deployment:
     return canonical.decode(repo.store.get(oid, "deployment"), Deployment)
 
 
-def read_served(repo: Repository, name: str) -> Served:
-    """Returns an environment as of now, after recording what is in its spool if that can be done.
-
-    Args:
-        repo: The repository.
-        name: The environment.
-
-    Returns:
-        The environment.
-    """
-    return Served(repo, name)
-
-
 def moved(served: Served, seen: DeploymentId | None) -> RefMoved:
     """Returns the error for somebody else having been faster: who, when, to what."""
     now = served.current
@@ -206,9 +196,12 @@ def append_entry(repo: Repository, entry: Entry, *, late: bool) -> tuple[Event, 
     Raises:
         RepositoryUnwritable: The log cannot be written; it is as it was.
     """
+    from deltavc.repo.switching import deployment_id
+
     record = entry.deployment
     repo.put_record("environment", entry.definition)
-    repo.put_record("deployment", record)
+    if deployment_id(record) == entry.id:  # a journal leaves out what the store has already
+        repo.put_record("deployment", record)
     name = record.environment
     refs = [RefChange(SERVE + name, entry.before, entry.id)]
     if entry.marks is not None:

@@ -32,7 +32,7 @@ __all__ = ["Entry", "Spool", "environments_with_spools", "spool_folder"]
 
 FOLDER = "spool"
 BESIDE = ".deltavc-spool"
-SLOT = 16 << 10
+SLOT = 64 << 10
 _SLASH = "%"  # stands for '/' in file names; no environment's name has one
 
 
