@@ -28,7 +28,9 @@ SOURCE = ROOT_FOLDER / "deltavc"
 PAGES = sorted(p for p in DOCS.rglob("*.md") if "_build" not in p.parts)
 NAMES = [str(path.relative_to(DOCS)) for path in PAGES]
 # Options of other programs, where a page shows them.
-FOREIGN_OPTIONS = {"--upgrade", "--enable-lora", "--lora-modules", "--max-lora-rank"}
+FOREIGN_OPTIONS = {
+    "--upgrade", "--enable-lora", "--lora-modules", "--max-lora-rank", "--signature", "--public"
+}  # fmt: skip
 
 
 def read(name: str) -> str:
