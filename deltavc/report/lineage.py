@@ -55,15 +55,16 @@ class _Walk:
         """Returns the revisions at which lines from kept ones meet."""
         passed: set[int] = set()
         met: set[int] = set()
-        for start in sorted(kept, reverse=True):
-            for parent in self.up(start):
-                key: int | None = parent
-                while key is not None and key not in kept:
-                    if key in passed:
-                        met.add(key)
-                        break
-                    passed.add(key)
-                    key = next(iter(self.up(key)), None)
+        begins = [parent for start in kept for parent in self.up(start)]
+        while begins:
+            key: int | None = begins.pop()
+            while key is not None and key not in kept and key not in met:
+                if key in passed:
+                    met.add(key)
+                    begins += self.up(key)[1:]  # its first parents have been passed already
+                    break
+                passed.add(key)
+                key = next(iter(self.up(key)), None)
         return met
 
     def edges(self, start: int, kept: set[int]) -> tuple[tuple[int, int], ...]:

@@ -55,7 +55,10 @@ def find(
                     details=environment.out_of_step[:MOST_DETAILS],
                 )
             )
-    found += _of_requests(requests)
+    since = {e.name: e.serving.number for e in environments if e.serving is not None}
+    found += _of_requests(
+        r for r in requests if not r.stale or r.number > since.get(r.environment, 0)
+    )
     found += _of_the_past(deployments)
     return tuple(sorted(found, key=lambda problem: _LEVELS[problem.level]))
 
@@ -173,7 +176,7 @@ def _of_log(chain: Sequence[str], clock: Sequence[int]) -> Iterator[Problem]:
         yield Problem("clock_back", WARNING, {"n": len(clock), "events": numbers})
 
 
-def _of_requests(requests: Sequence[Request]) -> Iterator[Problem]:
+def _of_requests(requests: Iterable[Request]) -> Iterator[Problem]:
     for request in requests:
         void = [approval.actor for approval in request.approvals if approval.void]
         values: dict[str, object] = {

@@ -102,8 +102,8 @@ def _deployments() -> list[Deployment]:
                  gates=(gate("inconclusive"),), reason=None),
         deployed(70, "production", version(24), until=START + 48 * DAY, action="rollback", gates=(),
                  verdict=None, reason="latency alarm INC-318", late=True),
-        deployed(64, "production", version(30), until=START + 35 * DAY, bad=bad, needed=2, counted=1,
-                 action="promote", promoted_from="staging", request=60,
+        deployed(64, "production", version(30), until=START + 35 * DAY, bad=bad, needed=2,
+                 counted=1, action="promote", promoted_from="staging", request=60,
                  approvals=(yes("Linus", 61), yes("Grace", 62, "self"))),
         *(
             deployed(n, "production", version(n // 2), until=START + (n + 6) * DAY // 2)
