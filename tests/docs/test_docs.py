@@ -29,7 +29,8 @@ PAGES = sorted(p for p in DOCS.rglob("*.md") if "_build" not in p.parts)
 NAMES = [str(path.relative_to(DOCS)) for path in PAGES]
 # Options of other programs, where a page shows them.
 FOREIGN_OPTIONS = {
-    "--upgrade", "--enable-lora", "--lora-modules", "--max-lora-rank", "--signature", "--public"
+    "--upgrade", "--enable-lora", "--lora-modules", "--max-lora-rank", "--signature", "--public",
+    "--metadata", "--quiet"
 }  # fmt: skip
 
 

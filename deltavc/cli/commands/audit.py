@@ -13,6 +13,7 @@ from deltavc.cli.tables import Column
 from deltavc.cli.verb import argument, group, verb
 from deltavc.cli.words import aligned, plural, ref_words, who
 from deltavc.errors import UsageError
+from deltavc.ids import is_object_id
 
 if TYPE_CHECKING:
     from deltavc.cli.context import Context
@@ -251,11 +252,16 @@ def _read_times(saved: str, values: dict[str, str]) -> dict[str, str | int]:
 
 
 def _tell_answer(out: Output, answer: QueryAnswer) -> None:
-    columns = [Column(name, title=name, missing="") for name in answer.columns]
-    ids = [name for name in answer.columns if name in ("revision", "id")]
-    for column in columns:
-        if ids and column.key == ids[0]:
-            columns[columns.index(column)] = Column(column.key, "id", title=column.key, missing="")
+    def word(value: Any) -> str:
+        if isinstance(value, float):
+            return f"{value:.0f}" if value.is_integer() else f"{value:.6g}"
+        return out.id(value) if isinstance(value, str) and is_object_id(value) else str(value)
+
+    ids = [name for name in answer.columns if name in ("revision", "id")][:1]
+    columns = [
+        Column(name, "id" if name in ids else "text", title=name, missing="", word=word)
+        for name in answer.columns
+    ]
     empty = "No rows: as it should be." if answer.expects_nothing else "No rows."
     out.table(columns, answer.rows, empty=empty)
     if answer.cut:
