@@ -8,23 +8,27 @@ JOBS ?= 2
 PURE := $(addprefix tests/delta/test_,rebuild.py rounding_tiles.py exact_coding.py encode_choice.py)
 NATIVE := $(wildcard deltavc/delta/native/*.[ch])
 
-.PHONY: help install demo test test-slow lint bench docs format clean
+.PHONY: help install demo test test-slow test-browser lint bench docs format clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/.installed ## Make .venv with the command .venv/bin/deltavc
 
 demo: $(VENV)/.installed-test ## Run the main job on a real model: adapt, commit, revert, check out
 	$(PY) -m benchmarks.demo
 
-test: $(VENV)/.installed-test ## Run the tests, but for the slow ones
-	$(PY) -m pytest -n $(JOBS) --dist worksteal -m "not slow"
-	$(PY) -m pytest -n $(JOBS) --dist worksteal -m "not slow" --pure $(PURE)
+test: $(VENV)/.installed-test ## Run the tests, but for the slow ones and those in a browser
+	$(PY) -m pytest -n $(JOBS) --dist worksteal -m "not slow and not browser"
+	$(PY) -m pytest -n $(JOBS) --dist worksteal -m "not slow and not browser" --pure $(PURE)
 
 test-slow: $(VENV)/.installed-test ## Run the slow tests: long histories, many kills, mutation fuzz
 	$(PY) -m pytest -n $(JOBS) --dist worksteal -m slow
+
+test-browser: $(VENV)/.installed-browser ## Test the report in a browser (apt-get install chromium)
+	@test -x /usr/bin/chromium || { echo "/usr/bin/chromium is not there: apt-get install -y chromium" >&2; exit 1; }
+	$(PY) -m pytest -m browser tests/report
 
 lint: $(VENV)/.installed-lint ## ruff, mypy strict, import-linter
 	$(VENV)/bin/ruff check .
@@ -63,6 +67,10 @@ $(VENV)/.installed-test: $(VENV)/.installed benchmarks/assets.txt
 
 $(VENV)/.installed-lint: $(VENV)/.installed-test
 	$(PIP) $$($(PY) benchmarks/group.py lint)
+	@touch $@
+
+$(VENV)/.installed-browser: $(VENV)/.installed-test
+	$(PIP) $$($(PY) benchmarks/group.py browser)
 	@touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed
