@@ -15,6 +15,7 @@
 enum { LANES = 4, CHUNK = 256 };
 
 typedef double lanes __attribute__((vector_size(32)));
+typedef int64_t masks __attribute__((vector_size(32)));
 typedef double loose __attribute__((vector_size(32), aligned(8), may_alias));
 
 #define LOAD(p) (*(const loose *)(p))

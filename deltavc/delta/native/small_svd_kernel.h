@@ -124,21 +124,32 @@ TARGET static void NAME(combine)(int64_t m, int64_t k, int64_t n, const double *
     }
 }
 
-/* Rounds a chunk of a row; what that adds goes to rest. */
+/* Rounds a chunk of a row; what that adds goes to rest. Beyond its width a row is zero. */
 TARGET static void NAME(round)(int64_t length, int64_t width, double scale, double back,
                                const double *row, double *rest, float *out, double *peak)
 {
-    double top = *peak;
-    for (int64_t j = 0; j < length; j++) {
+    const int64_t meant = width < length ? width : length;
+    for (int64_t j = 0; j < meant; j++) {
         const float rounded = (float)(row[j] * scale);
         rest[j] = (double)rounded * back - row[j];
-        if (j < width)
-            out[j] = rounded;
+        out[j] = rounded;
     }
-    for (int64_t j = 0; j < length; j++)
-        if (fabs(row[j]) > fabs(top))
-            top = row[j];
-    *peak = top;
+    for (int64_t j = meant; j < length; j++)
+        rest[j] = 0.0;
+    lanes top = {0};
+    for (int64_t j = 0; j < length; j += LANES) {
+        const lanes size = (lanes)((masks)(lanes)LOAD(row + j) & INT64_MAX);
+        const masks more = size > top;
+        top = (lanes)((more & (masks)size) | (~more & (masks)top));
+    }
+    for (int64_t i = 0; i < LANES; i++)
+        if (top[i] > fabs(*peak)) { /* seldom: now look for the first of that size */
+            const double most = fmax(fmax(top[0], top[1]), fmax(top[2], top[3]));
+            int64_t j = 0;
+            while (fabs(row[j]) != most)
+                j++;
+            *peak = row[j];
+        }
 }
 
 TARGET static int64_t NAME(make)(int64_t m, int64_t k, int64_t n, const double *w, const double *x,
