@@ -105,7 +105,12 @@ def contribution(
 
 
 def _dora(delta: Delta, coefficient: Fraction, base: Tensor) -> Contribution:
-    gains = delta.tensor("gain").to_float64()
+    if "gain" in delta.header.tensors:
+        gains = delta.tensor("gain").to_float64()
+    else:
+        from deltavc.delta.dora import gains_of
+
+        gains = gains_of(delta, base)
     axis = int(delta.header.transposed)
     left, right = delta.matrices()
     extras: list[ExtraTerm] = [

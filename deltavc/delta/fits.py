@@ -145,11 +145,12 @@ def _fits(header: Any) -> bool:
         return shapes.keys() == {"v"} and len(shape) > 1 and math.prod(shapes["v"]) == inputs
     if isinstance(header, DoraHeader):
         outputs = columns if header.transposed else rows
+        gain = forms.get("gain")
         return (
-            shapes.keys() == {"a", "b", "gain", "m"}
+            shapes.keys() - {"gain"} == {"a", "b", "m"}
             and _lowrank_fits(shape, shapes["b"], shapes["a"], header.transposed)
             and math.prod(shapes["m"]) == outputs
-            and (forms["gain"].dtype, shapes["gain"]) == ("F64", (outputs,))
+            and (gain is None or (gain.dtype, gain.shape) == ("F64", (outputs,)))
         )
     if isinstance(header, ProductHeader):
         if header.form == "experts":

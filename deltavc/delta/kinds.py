@@ -178,7 +178,7 @@ def dora(
     b: Tensor,
     a: Tensor,
     m: Tensor,
-    gain: NDArray[np.float64],
+    gain: NDArray[np.float64] | None,
     scale: Fraction,
     *,
     shape: tuple[int, ...],
@@ -191,7 +191,8 @@ def dora(
         b: As for :func:`lowrank`.
         a: As for :func:`lowrank`.
         m: The magnitude as found, one number for each output feature, in any shape.
-        gain: The magnitude over the norm, see :func:`deltavc.delta.dora.gains`.
+        gain: The magnitude over the norm, see :func:`deltavc.delta.dora.gains`; None to
+            leave it to each rebuild, which takes a pass over the base more.
         scale: As for :func:`lowrank`.
         shape: The parameter's shape.
         transposed: The parameter is the transpose of B @ A; gains are then of its columns.
@@ -203,7 +204,9 @@ def dora(
     Raises:
         ObjectCorrupt: The tensors do not fit the shape.
     """
-    tensors = {"a": a, "b": b, "gain": Tensor.from_array(gain), "m": m}
+    tensors = {"a": a, "b": b, "m": m}
+    if gain is not None:
+        tensors["gain"] = Tensor.from_array(gain)
     return _of_tensors(
         DoraHeader,
         tensors,

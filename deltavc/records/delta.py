@@ -151,7 +151,8 @@ class DoraHeader(_Header, frozen=True, tag_field="kind", tag="dora", kw_only=Tru
 
     Tensors ``b`` and ``a`` are as in ``lowrank``, ``m`` is the magnitude as found and
     ``gain`` (F64) the magnitude over the norm: one for each row of the parameter as a
-    matrix, for each column with ``transposed``. ``m`` has no bearing on the numbers.
+    matrix, for each column with ``transposed``. Without ``gain`` it follows from ``m``
+    and the base; with it ``m`` has no bearing on the numbers.
     """
 
     scale: str

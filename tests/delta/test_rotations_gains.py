@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deltavc.delta import kinds
-from deltavc.delta.dora import gains
+from deltavc.delta.dora import gains, weigh
 from deltavc.delta.fixedpoint import fixed_product
+from deltavc.delta.rebuild import Rebuild, Term
 from deltavc.delta.rotations import matrix, reflections
 from deltavc.delta.tensor import Tensor
 from deltavc.errors import NonFiniteTensor, ShapeMismatch, UnsupportedFormat
@@ -160,6 +161,38 @@ def test_gains_are_magnitude_over_norm_in_36_bits(shape: tuple[int, ...], turned
     assert gains(base, b, a, m, scale, transposed=turned).tolist() == defined(
         base, b, a, m, scale, turned
     )
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("coefficient", [Fraction(1), Fraction(-2, 3)])
+def test_gains_that_are_left_out_change_no_bit(turned: bool, coefficient: Fraction) -> None:
+    sampler = Sampler(11 + turned)
+    shape = (40, 24)
+    out, into = reversed(shape) if turned else shape
+    base, m = sampler.gaussian(shape), sampler.gaussian((out,), 2.0)
+    b, a = sampler.gaussian((out, 1)), sampler.gaussian((1, into))
+    scale = Fraction(3, 2)
+    gain = gains(base, b, a, m, scale, transposed=turned)
+    with_them, without = (
+        kinds.dora(b, a, m, each, scale, shape=shape, transposed=turned) for each in (gain, None)
+    )
+    assert set(without.tensors()) == {"a", "b", "m"}
+    again = kinds.from_body(memoryview(b"".join(bytes(part) for part in without.parts())))
+    results = [Rebuild(base, [Term(d, coefficient)]).tensor() for d in (with_them, without, again)]
+    assert len({bytes(result.raw()) for result in results}) == 1
+
+
+def test_gains_are_left_out_where_they_would_be_much_of_the_whole() -> None:
+    def told(rank: int, rows: int, columns: int, kind: str) -> bool:
+        b, a, m = (
+            Tensor.from_array(np.zeros(dims, dtype=kind))
+            for dims in ((rows, rank), (rank, columns), (rows,))
+        )
+        return weigh(b, a, m)
+
+    assert [told(r, 64, 64, "<f4") for r in (1, 2, 3, 4)] == [False, False, True, True]
+    assert [told(r, 64, 64, "<f2") for r in (1, 2, 3, 4)] == [False, False, True, True]
+    assert [told(1, 64, 512, kind) for kind in ("<f4", "<f2")] == [True, True]
 
 
 def test_gains_where_the_adapter_nearly_takes_the_weights_away() -> None:

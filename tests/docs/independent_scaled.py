@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import struct
+from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 from fractions import Fraction
 from typing import Any
 
@@ -48,10 +49,26 @@ def scaled_change(
         rank = shapes["a"][0]
         p = scaled(header, times(grid(t["b"], rank), grid(t["a"], len(t["a"]) // rank)))
         turned = header.get("transposed", False)
-        return flat_grid([[t["gain"][j if turned else i] * (w[i][j] + p[i][j]) - w[i][j]
+        gain = t.get("gain") or gains(w, p, t["m"], turned)
+        return flat_grid([[gain[j if turned else i] * (w[i][j] + p[i][j]) - w[i][j]
                            for j in range(columns)] for i in range(rows)])  # fmt: skip
     assert header["kind"] == "rightmul"
     return flat_grid(rotated(header, t, shapes, w, base))
+
+
+def gains(w: Grid, p: Grid, m: list[Any], turned: bool) -> list[Fraction]:
+    """Returns m over the norms of the lines of w + p, to nearest in 36 bits, ties to even."""
+    whole = [[x + y for x, y in zip(*pair, strict=True)] for pair in zip(w, p, strict=True)]
+    found = []
+    for line, size in zip(zip(*whole, strict=True) if turned else whole, m, strict=True):
+        with localcontext() as context:
+            context.prec = 60
+            square = sum(x * x for x in line)
+            norm = (Decimal(square.numerator) / Decimal(square.denominator)).sqrt()
+            ratio = Decimal(size.numerator) / Decimal(size.denominator) / norm
+            unit = Decimal(2) ** (36 - math.frexp(float(ratio))[1])
+            found.append(Fraction((ratio * unit).to_integral_value(ROUND_HALF_EVEN) / unit))
+    return found
 
 
 def experts_change(

@@ -231,6 +231,7 @@ class Bench:
             kinds.rowscale(t(rows, 1), Fraction(-1, 3), shape=shape),
             kinds.colscale(t(1, columns), Fraction(0), shape=shape),
             kinds.dora(b, a, t(rows), gain, Fraction(1, 2), shape=shape),
+            kinds.dora(b, a, t(rows, size=3), None, Fraction(1, 2), shape=shape),
             kinds.product("adalora", turned | {"e": t(2)}, one, shape=shape, transposed=True),
             product("hadamard", "3/7", w1a=b, w1b=a, w2a=t(rows, 3), w2b=t(3, columns)),
             product("kron", w1=t(4, 2), w2a=t(3, rows // 4), w2b=t(2, columns // 2), t2=t(3, 2, 1)),

@@ -88,6 +88,7 @@ def _of(kind: str, **given: Any) -> Config:
 
 CASES: dict[str, tuple[Callable[[], Any], Config]] = {
     "dora": (bert, _lora(use_dora=True, target_modules=ATTENTION)),
+    "dora-thin": (bert, _lora(use_dora=True, r=1, target_modules=ATTENTION)),
     "dora-conv1d": (
         gpt2,
         _lora(use_dora=True, target_modules=["c_attn", "c_proj"], fan_in_fan_out=True),

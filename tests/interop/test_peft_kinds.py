@@ -139,8 +139,8 @@ def test_what_is_stored_is_no_larger_than_the_adapter(desk: Desk) -> None:
 
 
 SIZED = (
-    "dora", "lora-bias", "adalora", "ia3", "loha", "lokr", "oft", "coft", "boft", "hra",
-    "hra-orthogonal", "vera", "ln",
+    "dora", "dora-thin", "lora-bias", "adalora", "ia3", "loha", "lokr", "oft", "coft", "boft",
+    "hra", "hra-orthogonal", "vera", "ln",
 )  # fmt: skip
 
 

@@ -158,13 +158,13 @@ class Dora(Factors):
 
     def delta(self, place: Place) -> Delta:
         """Returns the delta on a parameter of this shape; the norms are the base's and its."""
-        from deltavc.delta.dora import gains
+        from deltavc.delta.dora import gains, weigh
         from deltavc.delta.kinds import dora
 
         m, turned = self.parts["m"], place.transposed
         gain = gains(place.origin(), self.b, self.a, m, self.scale, transposed=turned)
         return dora(
-            self.b, self.a, m, gain, self.scale,
+            self.b, self.a, m, gain if weigh(self.b, self.a, m) else None, self.scale,
             shape=place.shape, transposed=turned, layer=self.layer,
         )  # fmt: skip
 
