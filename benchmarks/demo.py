@@ -1,168 +1,38 @@
-"""The demo: adapt a real model, commit, look, take one version back, get every bit again.
+"""The demo: adapt a real model, commit, take one version back, release, go back, tell of it.
 
 ``make demo`` runs it. It types what a person would type, shows what deltavc
 answers, and then checks the claims: bits are compared with the files that were
 committed and with a history that never had the version that was taken back, and
-each accuracy is measured again on the model that deltavc rebuilt. It ends with a
-table, and with an exit code other than 0 if any check failed.
+each accuracy is measured again on the model that deltavc rebuilt. Then the versions
+are released (``demo_release``). The exit code is other than 0 if any check failed.
 """
 
 from __future__ import annotations
 
-import os
-import shlex
 import shutil
-import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
-
-import numpy as np
-from safetensors import safe_open
+from dataclasses import dataclass
 
 import deltavc
 from benchmarks.assets import CACHE, MINILM, SRE
+from benchmarks.demo_release import release
+from benchmarks.demo_story import (
+    FAILURE,
+    SYSTEM,
+    Story,
+    differing_files,
+    differing_tensors,
+)
 from benchmarks.tasks import Task
 from benchmarks.timing import table
 from benchmarks.training import Score, Trained, evaluate, train_full, train_lora
 
-__all__ = ["Version", "differing_files", "differing_tensors", "main"]
+__all__ = ["main"]
 
 WORK = CACHE / "demo"
-COMMAND = Path(sys.executable).with_name("deltavc")
 
-FAILURE = Task("failure")
-SYSTEM = Task("system")
 WRONG_LABELS = Task("failure", skip=16, shuffled=True)
-
-
-@dataclass
-class Version:
-    """One row of the last table.
-
-    Attributes:
-        name: The revision's name.
-        what: What was committed.
-        accuracy: On task failure, measured on the rebuilt model.
-        system: On task system, where that is the point.
-        commit_seconds: Of the command that recorded it, start to exit.
-        checkout_seconds: Of the command that rebuilt it, start to exit.
-    """
-
-    name: str
-    what: str
-    commit_seconds: float
-    accuracy: float = 0.0
-    system: float | None = None
-    checkout_seconds: float = 0.0
-
-
-@dataclass
-class Story:
-    """Runs commands, shows them, and keeps the outcome of the checks."""
-
-    folder: Path
-    versions: dict[str, Version] = field(default_factory=dict)
-    failed: list[str] = field(default_factory=list)
-    checked: int = 0
-
-    def chapter(self, title: str, text: str = "") -> None:
-        """Begins a part of the story."""
-        print(f"\n== {title} ==", flush=True)
-        if text:
-            print(text, flush=True)
-
-    def run(self, *words: str, folder: str = "orders", answer: int = 0) -> float:
-        """Runs deltavc in a folder, shows command and answer, returns its wall seconds.
-
-        Args:
-            *words: What follows ``deltavc``.
-            folder: Where to run it.
-            answer: The exit code that is right; another one ends the story.
-
-        Returns:
-            Seconds from start to exit.
-        """
-        print(f"\n{folder}$ {shlex.join(['deltavc', *words])}", flush=True)
-        started = time.perf_counter()
-        done = subprocess.run(
-            [COMMAND, *words],
-            cwd=self.folder / folder,
-            env={**os.environ, "DELTAVC_ACTOR": "Ada <ada@example.org>", "NO_COLOR": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        seconds = time.perf_counter() - started
-        print(done.stdout.rstrip("\n"), flush=True)
-        if done.returncode != answer:
-            raise SystemExit(f"the command ended with {done.returncode}; the demo stops here")
-        return seconds
-
-    def commit(self, name: str, what: str, *words: str) -> None:
-        """Runs a command that records a version, and tags it."""
-        seconds = self.run(*words)
-        self.run("tag", name)
-        self.versions[name] = Version(name, what, seconds)
-
-    def rebuild(self, name: str, *words: str) -> Path:
-        """Checks a version out into a folder beside the repository."""
-        seconds = self.run("checkout", name, "--to", f"../rebuilt/{name}", *words)
-        self.versions[name].checkout_seconds = seconds
-        return self.folder / "rebuilt" / name
-
-    def check(self, what: str, wrong: object) -> None:
-        """Notes whether a claim holds; ``wrong`` says what does not, and is empty if it does."""
-        self.checked += 1
-        print(f"  {'FAILED' if wrong else 'ok'}  {what}{f': {wrong}' if wrong else ''}", flush=True)
-        if wrong:
-            self.failed.append(what)
-
-    def measure(
-        self, name: str, folder: Path, expected: Score | None, task: Task = FAILURE
-    ) -> None:
-        """Measures a rebuilt model, and compares with what was measured when it was trained."""
-        head = "system" if task is SYSTEM else "head"
-        found = evaluate(folder, task, base=self.folder / "minilm", head=head)
-        if task is FAILURE:
-            self.versions[name].accuracy = found.accuracy
-        else:
-            self.versions[name].system = found.accuracy
-        if expected is not None:
-            same = found == expected
-            self.check(
-                f"{name} rebuilt: accuracy on task {task.name} {found.accuracy:.4f}, as trained",
-                "" if same else f"{expected.accuracy:.4f} was measured then",
-            )
-
-
-def differing_tensors(left: Path, right: Path) -> list[str]:
-    """Returns the names of tensors that two folders do not hold with the same form and bits."""
-    one, other = _tensors(left), _tensors(right)
-    return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
-
-
-def _tensors(folder: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
-    found = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="np") as file:
-            for name in file.keys():  # noqa: SIM118 - not a mapping
-                value = np.ascontiguousarray(file.get_tensor(name))
-                found[name] = (str(value.dtype), value.shape, value.tobytes())
-    return found
-
-
-def differing_files(left: Path, right: Path) -> list[str]:
-    """Returns the paths of files that are not in both folders with the same bytes."""
-    names = {p.relative_to(top) for top in (left, right) for p in top.rglob("*") if p.is_file()}
-    return sorted(str(n) for n in names if not _same_bytes(left / n, right / n))
-
-
-def _same_bytes(left: Path, right: Path) -> bool:
-    return left.is_file() and right.is_file() and left.read_bytes() == right.read_bytes()
 
 
 @dataclass(frozen=True)
@@ -351,7 +221,6 @@ def check_workspace(story: Story) -> None:
 def check_accuracy(story: Story, models: Models) -> None:
     """Measures every rebuilt model."""
     story.chapter("The models that deltavc rebuilt, measured again")
-    rebuilt = story.folder / "rebuilt"
     for name, expected in (
         ("root", models.before),
         ("v1", models.failure.score),
@@ -365,11 +234,11 @@ def check_accuracy(story: Story, models: Models) -> None:
         ("m-ties", None),
         ("m-back", models.failure.score),
     ):
-        story.measure(name, rebuilt / name, expected)
-    story.measure("v4", rebuilt / "v4", models.system.score, SYSTEM)
-    story.measure("b1", rebuilt / "b1", models.alone.score, SYSTEM)
+        story.measure(name, expected)
+    story.measure("v4", models.system.score, SYSTEM)
+    story.measure("b1", models.alone.score, SYSTEM)
     for name in ("root", "v1", "m-sum", "m-ties"):
-        story.measure(name, rebuilt / name, None, SYSTEM)
+        story.measure(name, None, SYSTEM)
     for name in ("m-sum", "m-ties"):
         version, v1, b1 = (story.versions[key] for key in (name, "v1", "b1"))
         assert version.system is not None
@@ -430,7 +299,8 @@ def main() -> int:
     print(summary(story))
     print("\nAccuracy on the two tasks, of the model that deltavc rebuilt.")
     print("Seconds: the whole command, interpreter and imports included.")
-    print(f"{story.checked - len(story.failed)} of {story.checked} checks hold; "
+    release(story)
+    print(f"\n{story.checked - len(story.failed)} of {story.checked} checks hold; "
           f"{time.perf_counter() - started:.0f} s in all.")  # fmt: skip
     for what in story.failed:
         print(f"FAILED: {what}", file=sys.stderr)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from importlib import import_module
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from benchmarks.bench_rows import Lab, Row, Template, report
-from benchmarks.demo import Story, differing_files, differing_tensors
+from benchmarks.demo_story import Story, differing_files, differing_tensors
+from benchmarks.outcomes import Outcomes
 from benchmarks.run import GROUPS
 from benchmarks.synthetic import LLAMA_1B, adapter, model
 
@@ -48,6 +50,26 @@ def test_a_file_on_one_side_only_is_a_difference(folders):
     one, other = folders
     (other / "vocab.txt").touch()
     assert differing_files(one, other) == differing_files(other, one) == ["vocab.txt"]
+
+
+def test_a_receipt_is_no_part_of_the_model(folders):
+    one, other = folders
+    (one / "deltavc.json").write_text("{}")
+    assert differing_files(one, other) == []
+    (other / "inner").mkdir()
+    (other / "inner" / "deltavc.json").write_text("{}")
+    assert differing_files(one, other) == ["inner/deltavc.json"]
+
+
+def test_a_slice_is_scored_on_its_own(tmp_path):
+    right = {"leak at seal": 1, "leak at pump": 0, "cracked bucket": 1, "bolt": 0}
+    labels = dict(zip(right, ("Leak", "Leak", "Structural", "Missing"), strict=True))
+    answers = Outcomes(right, labels, trained_head=True)
+    assert answers.score.accuracy == 0.5
+    leaks = answers.only("Leak")
+    assert (leaks.score.samples, leaks.right) == (2, {"leak at seal": 1, "leak at pump": 0})
+    leaks.write(tmp_path / "values.json")
+    assert json.loads((tmp_path / "values.json").read_text()) == leaks.right
 
 
 def test_a_failed_check_is_kept_and_shown(tmp_path, capsys):
