@@ -9,12 +9,12 @@ takes 0.1 s; a heap and a look-up for each, twice that and more.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from deltavc.catalog.readonly import ReadOnly
 from deltavc.ids import CommitId
 
-__all__ = ["Line", "marked_ancestors"]
+__all__ = ["Line", "ParentLookup", "marked_ancestors"]
 
 _BAD, _GOOD = 1, 2  # marks: among the ancestors of the later end, of the earlier one
 _PARENTS = (
@@ -123,3 +123,39 @@ def _marked(marks: bytearray) -> list[int]:
         found.append(at)
         at = marks.find(_BAD, at + 1)
     return found[::-1]
+
+
+class ParentLookup:
+    """Looks parents up one by one at first, and by the thousand once walks turn out long."""
+
+    POINT_LOOKUPS = 64
+    BLOCK = 2048
+
+    def __init__(self, db: ReadOnly) -> None:
+        self._db = db
+        self._found: dict[int, list[int]] = {}
+        self._lookups = 0
+        self._blocks: set[int] = set()
+
+    def __call__(self, key: int) -> Sequence[int]:
+        found = self._found.get(key)
+        if found is not None:
+            return found
+        block = key // self.BLOCK
+        if self._lookups < self.POINT_LOOKUPS or block in self._blocks:  # a root, or a new commit
+            self._lookups += 1
+            return [
+                row[0]
+                for row in self._db.rows(
+                    "SELECT parent_key FROM parents WHERE child_key = ? ORDER BY position", key
+                )
+            ]
+        self._blocks.add(block)
+        for child, parent in self._db.rows(
+            "SELECT child_key, parent_key FROM parents"
+            " WHERE child_key BETWEEN ? AND ? ORDER BY child_key, position",
+            block * self.BLOCK,
+            (block + 1) * self.BLOCK - 1,
+        ):
+            self._found.setdefault(child, []).append(parent)
+        return self._found.get(key, [])

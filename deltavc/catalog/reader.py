@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from deltavc.catalog import ancestry, files
-from deltavc.catalog.line import Line, marked_ancestors
+from deltavc.catalog.line import Line, ParentLookup, marked_ancestors
 from deltavc.catalog.reader_ship import ShipReader
 from deltavc.catalog.readonly import ReadOnly, Row
 from deltavc.catalog.rows import (
@@ -83,6 +83,7 @@ class CatalogReader(ShipReader):
     def __init__(self, path: Path, *, timeout: float = 5.0) -> None:
         self.path = path
         self._db = ReadOnly(path, timeout)
+        self._parents = ParentLookup(self._db)
 
     def __enter__(self) -> Self:
         return self
@@ -244,7 +245,7 @@ class CatalogReader(ShipReader):
 
     def is_ancestor(self, ancestor: CommitId, oid: CommitId) -> bool:
         """Tells whether a commit is another one, or among its ancestors."""
-        return ancestry.is_ancestor(self.key(ancestor), self.key(oid), _ParentLookup(self._db))
+        return ancestry.is_ancestor(self.key(ancestor), self.key(oid), self._parents)
 
     def line(self, early: CommitId, late: CommitId) -> Line:
         """Returns what the later of two commits came from and the earlier one did not."""
@@ -252,7 +253,7 @@ class CatalogReader(ShipReader):
 
     def merge_bases(self, ours: CommitId, theirs: CommitId) -> list[CommitId]:
         """Returns the best common ancestors of two commits, the one recorded last first."""
-        keys = ancestry.merge_bases(self.key(ours), self.key(theirs), _ParentLookup(self._db))
+        keys = ancestry.merge_bases(self.key(ours), self.key(theirs), self._parents)
         return [self._db.one("SELECT id FROM commits WHERE key = ?", key)[0] for key in keys]
 
     def labels(self, oid: CommitId) -> dict[str, str]:
@@ -422,7 +423,7 @@ class CatalogReader(ShipReader):
         return ancestry.walk(
             [self.key(oid) for oid in starts],
             [self.key(oid) for oid in exclude],
-            _ParentLookup(self._db),
+            self._parents,
         )
 
     def _commit_rows(self, rows: list[Row]) -> Iterator[CommitRow]:
@@ -453,42 +454,6 @@ class CatalogReader(ShipReader):
             return EventRow._make((*fields, refs, ids, json.loads(detail)))
         except (ValueError, TypeError, RecursionError) as error:
             raise files.unusable(error, self.path) from error
-
-
-class _ParentLookup:
-    """Looks parents up one by one at first, and by the thousand once a walk turns out long."""
-
-    POINT_LOOKUPS = 64
-    BLOCK = 2048
-
-    def __init__(self, db: ReadOnly) -> None:
-        self._db = db
-        self._found: dict[int, list[int]] = {}
-        self._lookups = 0
-        self._low = 1 << 62  # all keys from here up to where blocks began have been read
-
-    def __call__(self, key: int) -> Sequence[int]:
-        found = self._found.get(key)
-        if found is not None:
-            return found
-        if self._lookups < self.POINT_LOOKUPS:
-            self._lookups += 1
-            return [
-                row[0]
-                for row in self._db.rows(
-                    "SELECT parent_key FROM parents WHERE child_key = ? ORDER BY position", key
-                )
-            ]
-        if key < self._low:
-            self._low = key - self.BLOCK
-            for child, parent in self._db.rows(
-                "SELECT child_key, parent_key FROM parents"
-                " WHERE child_key BETWEEN ? AND ? ORDER BY child_key, position",
-                self._low,
-                key,
-            ):
-                self._found.setdefault(child, []).append(parent)
-        return self._found.get(key, [])
 
 
 def _measurement(row: Row) -> MeasurementRow:

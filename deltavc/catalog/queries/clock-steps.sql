@@ -1,9 +1,11 @@
 -- Events whose clock stood before that of the event before them
 -- question: Q17
-SELECT number AS event, time, before, actor, "user", host, command, summary
+SELECT e.number AS event, e.time, b.time AS before, e.actor, e."user", e.host, e.command, e.summary
 FROM (
-  SELECT number, time, actor, "user", host, command, summary,
-    lag(time) OVER (ORDER BY number) AS before
-  FROM v_events)
-WHERE time < before
-ORDER BY number
+  SELECT number, lag(number) OVER (ORDER BY number) AS prior,
+    time < lag(time) OVER (ORDER BY number) AS is_back
+  FROM events) s
+CROSS JOIN v_events e ON e.number = s.number
+JOIN v_events b ON b.number = s.prior
+WHERE s.is_back
+ORDER BY s.number
