@@ -138,6 +138,7 @@ class ParentLookup:
         self._blocks: set[int] = set()
 
     def __call__(self, key: int) -> Sequence[int]:
+        """Returns the keys of a commit's parents, first parent first."""
         found = self._found.get(key)
         if found is not None:
             return found

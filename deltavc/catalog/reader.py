@@ -7,7 +7,7 @@ any size, while the planner of a recursive query may choose to read whole tables
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
