@@ -161,7 +161,7 @@ class Context:
     @cached_property
     def settings(self) -> Settings:
         """The settings of the run."""
-        return read_settings(self.invocation)
+        return read_settings(self.invocation, forgiving=self.verb.hardy)
 
     @property
     def directory(self) -> Path:
@@ -306,11 +306,12 @@ def find_repository(start: Path) -> Path | None:
     return None
 
 
-def read_settings(invocation: Invocation) -> Settings:
+def read_settings(invocation: Invocation, *, forgiving: bool = False) -> Settings:
     """Reads the settings of a run from all their sources.
 
     Args:
         invocation: Its ``--config`` overrides.
+        forgiving: Files that are wrong are passed over with a warning.
 
     Returns:
         The settings.
@@ -331,4 +332,5 @@ def read_settings(invocation: Invocation) -> Settings:
         policy_file=None if folder is None else folder.parent / "deltavc.toml",
         environ=os.environ,
         overrides=invocation.config,
+        forgiving=forgiving,
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from deltavc.cli.output import FORMATS
-from deltavc.errors import UsageError
+from deltavc.errors import DeltavcError, UsageError
 
 __all__ = ["POLICY_TABLES", "SETTINGS", "Setting", "Settings", "find", "load", "parse", "read_file"]
 
@@ -209,6 +209,7 @@ def load(
     policy_file: Path | None,
     environ: Mapping[str, str],
     overrides: Sequence[tuple[str, str]],
+    forgiving: bool = False,
 ) -> Settings:
     """Reads all sources.
 
@@ -217,6 +218,7 @@ def load(
         policy_file: ``deltavc.toml`` of the work tree.
         environ: Environment.
         overrides: The ``--config`` options.
+        forgiving: A file that is wrong is passed over, with a sentence among ``unknown``.
 
     Returns:
         The settings.
@@ -228,10 +230,17 @@ def load(
     for key, setting in SETTINGS.items():
         if setting.default is not None and key != "hints":
             settings.values[key] = (setting.default, "built-in")
+    caught = DeltavcError if forgiving else ()
     for path, is_repository in files:
-        _take_file(settings, path, is_repository)
+        try:
+            _take_file(settings, path, is_repository)
+        except caught as error:
+            settings.unknown.append(f"{error.message}; the file is passed over")
     if policy_file is not None:
-        _take_policy(settings, policy_file)
+        try:
+            _take_policy(settings, policy_file)
+        except caught as error:
+            settings.unknown.append(f"{error.message}; the file is passed over")
     for key, setting in SETTINGS.items():
         text = environ.get(setting.environ) if setting.environ else None
         # An empty pager means none; any other empty variable means that it is not set.

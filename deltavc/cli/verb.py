@@ -93,6 +93,7 @@ class Verb(_Framed):
         mutating: Whether it changes the repository: it needs an actor, and refuses ``--at-op``.
         tabular: Whether its answer is a table, so that csv, tsv and md are possible.
         light: Whether it must work without settings, even where their files are broken.
+        hardy: Whether it passes over settings and policy files that are broken.
         version: The number in the document's ``schema``.
         document: The word in the document's ``schema``, where it is not the verb.
     """
@@ -107,6 +108,7 @@ class Verb(_Framed):
         mutating: bool = False,
         tabular: bool = False,
         light: bool = False,
+        hardy: bool = False,
         version: int = 1,
         document: str = "",
         **attributes: Any,
@@ -119,6 +121,7 @@ class Verb(_Framed):
         self.mutating = mutating
         self.tabular = tabular
         self.light = light
+        self.hardy = hardy
         self.version = version
 
     def make_context(
@@ -231,6 +234,7 @@ def verb(
     mutating: bool = False,
     tabular: bool = False,
     light: bool = False,
+    hardy: bool = False,
     version: int = 1,
     document: str = "",
 ) -> Callable[[Callable[..., int | None]], Verb]:
@@ -248,6 +252,7 @@ def verb(
         mutating: It changes the repository.
         tabular: Its answer is a table.
         light: It works without settings.
+        hardy: It passes over settings and policy files that are broken.
         version: The number in the document's ``schema``.
         document: The word in the document's ``schema``; default: the verb's words.
 
@@ -265,6 +270,7 @@ def verb(
             mutating=mutating,
             tabular=tabular,
             light=light,
+            hardy=hardy,
             version=version,
             document=document,
         )(function)

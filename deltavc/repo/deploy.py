@@ -30,8 +30,8 @@ from deltavc.repo.deploy_plan import (
     check_override,
     comes_from,
     refuse_marked,
-    refuse_pending,
     request_of,
+    settled,
     wait_for_approval,
 )
 from deltavc.repo.environment_policy import (
@@ -146,10 +146,9 @@ def deploy(
     started = time.monotonic()
     if not dry_run:
         repo.require_now("deploy")
-    served = Served(repo, environment)
+    served = settled(repo, environment)
     check_environment(repo, served.definition)
     check_apart(repo, {n: env for n, (env, _) in definitions(repo, repo.state().refs).items()})
-    refuse_pending(served)
     commit = resolve(repo, rev)
     promoted_from = comes_from(repo, served, commit, promoted_from)
     evidence = evidences.gather(repo, served.definition, commit, served.commit, override)

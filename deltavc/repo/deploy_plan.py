@@ -14,7 +14,7 @@ from deltavc.ids import CommitId, ObjectId, RequestId, short
 from deltavc.records.ship import Environment, Request
 from deltavc.repo import evidence as evidences
 from deltavc.repo.results_ship import DeployedRow, GateSeenRow, RuleSeenRow
-from deltavc.repo.serving import Served, request_name
+from deltavc.repo.serving import Served, request_name, settle
 
 if TYPE_CHECKING:
     from deltavc.records.ship import GateSeen
@@ -29,8 +29,8 @@ __all__ = [
     "comes_from",
     "gate_rows",
     "refuse_marked",
-    "refuse_pending",
     "request_of",
+    "settled",
     "wait_for_approval",
 ]
 
@@ -111,21 +111,34 @@ def _subject(repo: Repository, commit: CommitId) -> str:
     return repo.commit(commit).message.partition("\n")[0]
 
 
-def refuse_pending(served: Served) -> None:
-    """Refuses to go on from a switch that the log does not know.
+def settled(repo: Repository, environment: str) -> Served:
+    """Returns an environment once nobody is switching it and the log knows of every switch.
 
     Args:
-        served: The environment.
+        repo: The repository.
+        environment: The environment.
+
+    Returns:
+        The environment.
 
     Raises:
-        RepositoryLocked: There is one.
+        RepositoryLocked: Another process is switching it for too long, or a switch cannot
+            be recorded.
     """
+    served = Served(repo, environment)
+    if not served.pending:
+        return served
+    with served.spool.hold(repo.session.lock_timeout):
+        pass  # whoever is in the middle of a switch has ended
+    settle(repo)
+    served = Served(repo, environment)
     if served.pending:
         raise RepositoryLocked(
-            f"a switch of '{served.name}' is not in the log yet, so nothing can follow it",
+            f"a switch of '{environment}' is not in the log yet, so nothing can follow it",
             hint="see why: deltavc doctor",
-            environment=served.name,
+            environment=environment,
         )
+    return served
 
 
 def comes_from(

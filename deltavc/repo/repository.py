@@ -209,7 +209,8 @@ class Repository:
         except (CatalogUnusable, RepositoryUnwritable, RepositoryLocked) as error:
             found = self._temporary_reader()
             if found is None:
-                raise
+                with _told_apart():
+                    raise
             self.warnings.append(
                 f"{error.message}; answered from the files (mend it: deltavc doctor --fix)"
             )

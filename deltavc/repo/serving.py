@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from deltavc.errors import DeltavcError, RefMoved
+from deltavc.errors import DeltavcError, RefMoved, UsageError
 from deltavc.ids import CommitId, DeploymentId, ObjectId, short
 from deltavc.ledger.lock import RepositoryLock
 from deltavc.records import canonical
@@ -22,6 +22,7 @@ from deltavc.repo.environment_policy import (
     MARKS,
     SERVE,
     environment_of,
+    recorded,
     target_of,
 )
 from deltavc.repo.spool import Entry, Spool, environments_with_spools
@@ -100,12 +101,23 @@ class Served:
                 if change.name == SERVE + name and change.after is not None:
                     self._serves.append((event.number, DeploymentId(ObjectId(change.after))))
         self.refs = {ref: value for ref, value in refs.items() if value}
-        self.definition: Environment = environment_of(repo, self.refs, name)
+        self.definition: Environment = self._definition()
         self.target = target_of(repo, self.definition)
         self.spool = Spool(repo.layout.folder, name, self.target)
         known = {oid for _, oid in self._serves}
         entries = self.spool.entries() if then is None else []
         self.pending = [entry for entry in entries if entry.id not in known]
+
+    def _definition(self) -> Environment:
+        """Returns the definition; where the policy file is broken, the one that was live last."""
+        try:
+            return environment_of(self.repo, self.refs, self.name)
+        except UsageError as error:
+            if not self._serves:
+                raise
+            newest = load_deployment(self.repo, self._serves[0][1])
+            self.repo.warnings.append(f"{error.message}; '{self.name}' is as it was deployed last")
+            return recorded(self.repo, newest.definition)
 
     @cached_property
     def current(self) -> Standing | None:

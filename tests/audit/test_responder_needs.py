@@ -485,3 +485,18 @@ def test_a_pointer_alone_checks_the_objects_of_what_it_goes_back_to(tmp_path, mo
         pack.write_bytes(data)
     with pytest.raises(deltavc.errors.IntegrityError):
         deltavc.open(tmp_path / "repo").rollback("production")
+
+
+def test_i04_it_works_while_a_policy_or_settings_file_is_broken(incident, weights_of):
+    """Somebody's half-saved file must not stand between an incident and its end."""
+    policy, settings = incident.work / "deltavc.toml", incident.work / ".deltavc" / "config.toml"
+    kept = settings.read_text() if settings.exists() else None
+    for path in (policy, settings):
+        path.write_text("[env.production\n")
+    assert incident.run("status").code == 2
+    done = incident.run(*ROLLBACK)
+    assert done.code == 0, done
+    assert any("deltavc.toml" in text for text in done.document["warnings"])
+    policy.unlink()
+    settings.unlink() if kept is None else settings.write_text(kept)
+    check_back(incident, weights_of)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -274,4 +275,32 @@ def test_a_holder_that_goes_on_is_waited_for(site):
     assert [outcome.code for outcome in holder.wait()] == [0]
     assert [outcome.code for outcome in waiting.wait()] == [0]
     assert [row["message"] for row in site.history()] == ["held", "first", "root"]
+    site.is_whole()
+
+
+@pytest.mark.parametrize("processes", [3, pytest.param(8, marks=pytest.mark.slow)])
+def test_deployments_by_many(site, processes):
+    """To one environment each is carried out or told of another; to their own all succeed."""
+    for name in ("shared", *(f"e{p}" for p in range(processes))):
+        site.ok("env", "define", name, "--target", f"serve/{name}")
+    scripts = [
+        [
+            ("deploy", "main" if p % 2 else "main~1", "--env", "shared", "--yes"),
+            ("deploy", "main", "--env", f"e{p}", "--yes"),
+        ]
+        for p in range(processes)
+    ]
+    codes = []
+    for shared, own in site.at_once(*scripts):
+        assert own.code == 0, own
+        codes.append(shared.code)
+    assert set(codes) <= {0, MOVED}
+    assert 0 in codes
+    for name in ("shared", *(f"e{p}" for p in range(processes))):
+        shown = site.ok("env", "show", name)
+        assert shown["in_step"]
+        told = json.loads((site.work / "serve" / name / "current" / "deltavc.json").read_text())
+        assert told["commit"] == shown["serving"]["revision"]
+    log = site.ok("env", "log", "shared")
+    assert [row["previous"] for row in log] == [row["deployment"] for row in log[1:]] + [None]
     site.is_whole()

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 NOT_PERMITTED = 77
-VERBS = ["commit", "revert", "branch", "tag", "undo", "checkout", "base", "rebuild"]
+VERBS = [
+    "commit", "revert", "branch", "tag", "undo", "checkout", "base", "rebuild", "env", "deploy",
+]  # fmt: skip
 
 
 def later(*values: Any) -> Any:
@@ -56,6 +58,8 @@ def shelf(commands, tmp_path_factory, models_in) -> Shelf:
     commands.ok(kept, "init")
     commands.ok(kept, "base", "add", "tiny", base)
     commands.ok(kept, "commit", models.adapter(), "-m", "one")
+    commands.ok(kept, "env", "define", "production", "--target", "serve")
+    commands.ok(kept, "deploy", "main", "--env", "production", "--yes")
     commands.ok(kept, "commit", models.checkpoint(), "-m", "two")
     commands.ok(kept, "log")
     other = models.checkpoint("emb.weight")
@@ -68,6 +72,8 @@ def shelf(commands, tmp_path_factory, models_in) -> Shelf:
         "checkout": ["checkout", "main~1"],
         "base": ["base", "add", "other", str(other), "--copy"],
         "rebuild": ["doctor", "--rebuild-catalog"],
+        "env": ["env", "define", "staging"],
+        "deploy": ["deploy", "main", "--env", "production", "--yes"],
     }
     before = [row["commit"] for row in commands.ok(kept, "log", "--all", "--json").data]
     mount = folder / "mount"
@@ -108,7 +114,9 @@ def with_space_for(shelf: Shelf, name: str, kib: int) -> bool | None:
 
 
 @pytest.mark.parametrize("sizes", [(0, 12, 2000), later((4, 8, 16, 20, 24, 32, 40, 64, 96))])
-@pytest.mark.parametrize("name", ["commit", "checkout", *(later(n) for n in ("base", "tag"))])
+@pytest.mark.parametrize(
+    "name", ["commit", "checkout", "deploy", *(later(n) for n in ("base", "tag"))]
+)
 def test_a_full_disk(shelf, name, sizes):
     found = [with_space_for(shelf, name, kib) for kib in sizes]
     if found[0] is None:
@@ -120,11 +128,13 @@ def test_a_full_disk(shelf, name, sizes):
 
 
 @pytest.mark.parametrize("limit", [900, later(1), later(5000)])
-@pytest.mark.parametrize("name", ["commit", "revert", "tag", "undo", "checkout", "base", "rebuild"])
+@pytest.mark.parametrize(
+    "name", ["commit", "revert", "tag", "undo", "checkout", "base", "rebuild", "deploy"]
+)
 def test_files_that_cannot_grow(shelf, tmp_path, name, limit):
     """Without the right to mount: every file may have so many bytes."""
     work = tmp_path / "work"
-    shutil.copytree(shelf.kept, work)
+    shutil.copytree(shelf.kept, work, symlinks=True)
     argv = shelf.words[name]
     outcome = shelf.commands.run(work, *argv, largest_file=limit)
     if outcome.code:
@@ -139,7 +149,7 @@ def test_files_that_cannot_grow(shelf, tmp_path, name, limit):
 @pytest.mark.parametrize("name", VERBS)
 def test_a_folder_without_permission(shelf, tmp_path, digest_of, name):
     work = tmp_path / "work"
-    shutil.copytree(shelf.kept, work)
+    shutil.copytree(shelf.kept, work, symlinks=True)
     before = digest_of(work)
     paths = [work, *work.rglob("*")]
     for path in paths:
@@ -157,7 +167,7 @@ def test_a_folder_without_permission(shelf, tmp_path, digest_of, name):
 def test_a_checkout_elsewhere_from_a_folder_without_permission(shelf, tmp_path, weights_of):
     """A serving host may read a repository that it cannot write."""
     work = tmp_path / "work"
-    shutil.copytree(shelf.kept, work)
+    shutil.copytree(shelf.kept, work, symlinks=True)
     shelf.commands.ok(work, "checkout", "main", "--to", tmp_path / "before")
     paths = [work, *work.rglob("*")]
     for path in paths:
@@ -178,7 +188,7 @@ def test_a_read_only_disk(shelf, catalog):
     source = shelf.kept
     if catalog == "gone":
         source = shelf.kept.with_name("bare")
-        shutil.copytree(shelf.kept, source, dirs_exist_ok=True)
+        shutil.copytree(shelf.kept, source, dirs_exist_ok=True, symlinks=True)
         for path in source.glob(".deltavc/catalog.db*"):
             path.unlink()
     status, outcomes = shelf.run(steps, source, tmpfs_kib=8192, read_only=True)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @verb(
     "rollback",
     mutating=True,
+    hardy=True,
     examples=[
         'deltavc rollback production --reason "latency alarm INC-318"',
         "deltavc rollback production --to v1.0 --yes",
