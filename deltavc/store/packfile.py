@@ -106,7 +106,8 @@ class PackIndex:
 
     def raw_ids(self) -> list[bytes]:
         """Returns all raw ids in order."""
-        return [self._raw_id(at) for at in range(self.count)]
+        table = self._table
+        return [table[at : at + ID_SIZE] for at in range(0, len(table), _ENTRY.size)]
 
     def entries(self) -> Iterator[Entry]:
         """Yields all entries in order of ids."""
