@@ -136,7 +136,7 @@ class _Gathering:
             environments=environments,
             problems=problems.find(
                 environments,
-                everything,
+                self.ship.deployments,
                 requests,
                 [finding.message for finding in verify(self.repo.layout.events)],
                 [s.number for s in reader_report.clock_steps(self.reader, CLOCK_SLACK)],

@@ -33,7 +33,8 @@ def find(
 
     Args:
         environments: The environments with what they serve.
-        deployments: All deployments, newest first.
+        deployments: All deployments, newest first, also of other environments: a version
+            may have come through them.
         requests: Those that wait.
         chain: What is wrong with the event log.
         clock: Numbers of events at which a clock was set back.
@@ -59,7 +60,8 @@ def find(
     found += _of_requests(
         r for r in requests if not r.stale or r.number > since.get(r.environment, 0)
     )
-    found += _of_the_past(deployments)
+    names = {environment.name for environment in environments}
+    found += _of_the_past([d for d in deployments if d.environment in names])
     return tuple(sorted(found, key=lambda problem: _LEVELS[problem.level]))
 
 

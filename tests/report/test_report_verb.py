@@ -161,6 +161,7 @@ def test_only_what_is_asked_for(shipped):
     told = shipped.told(environments=["staging"])
     assert {d.environment for d in told.deployments} == {"staging"}
     assert [e.name for e in told.environments] == ["staging"]
+    assert shipped.told(environments=["production"]).problems == ()
     told = shipped.told(range_=f"{shipped.first}..")
     assert told.revisions == 2
     assert [p.value for p in told.kpis[0].points] == [0.86, 0.9]
