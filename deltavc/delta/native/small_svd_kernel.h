@@ -157,7 +157,7 @@ TARGET static int64_t NAME(make)(int64_t m, int64_t k, int64_t n, const double *
                                  float *out, double *peaks, double *squares, double *mixed)
 {
     double *totals = calloc((size_t)(m * m + m + 1), LANES * sizeof(double));
-    double *panel = malloc((size_t)(2 * m + 1) * CHUNK * sizeof(double));
+    double *panel = aligned_alloc(64, (size_t)(2 * m + 1) * CHUNK * sizeof(double));
     if (!totals || !panel) {
         free(totals);
         free(panel);
