@@ -105,6 +105,9 @@ class TestShow:
         assert "author    Ada <ada@example.org>  2027-01-15 08:00 UTC\n" in out
         assert "\n\n    first\n\n" in out
         assert "KPIs      accuracy  0.853  just now\n" in out
+        repository("kpi", "add", "HEAD~1", "accuracy[rare]=0.7", "--samples", "40")
+        both = repository("show", "HEAD~1").out
+        assert re.search(r"KPIs +accuracy +0\.853 +just now\n +accuracy\[rare\] +0\.7 ", both)
         assert "precision exact" in out
         out = repository("show", "main", "-p", "*.q.*").out
         assert out.count("layers.") == 2

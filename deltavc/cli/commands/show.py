@@ -20,6 +20,7 @@ from deltavc.cli.words import (
     signature_words,
 )
 from deltavc.errors import UsageError
+from deltavc.records.model import series_name
 
 if TYPE_CHECKING:
     from deltavc.cli.context import Context
@@ -163,7 +164,7 @@ def _recipe(out: Output, recipe: dict[str, Any]) -> Iterator[str]:
 def _kpis(out: Output, row: CommitRow) -> Iterator[str]:
     cells = [
         (
-            out.foreign(one.kpi),
+            out.foreign(series_name(one.kpi, one.slice)),
             "NaN" if one.value is None else format(one.value, ".6g"),
             "" if one.samples is None else f"n={units.count(one.samples)}",
             "" if one.dataset is None else f"set {one.dataset}",
