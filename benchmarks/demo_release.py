@@ -137,7 +137,7 @@ def audit(story: Story, during: str) -> None:
     story.run("audit", "query", "--saved", "rollbacks")
     served = story.folder / "orders" / "serve" / "company" / "current"
     serving = json.loads((served / RECEIPT).read_text(encoding="utf-8"))["serving_id"]
-    print("\nAn answer in a log of last week names the model as its folder does, a serving id:")
+    print("\nA server's log names the model by its serving id, as the folder's receipt does:")
     shown = story.run("show", serving)
     _names(story, f"{serving} is m-sum", shown.text, "m-sum")
     checked = story.run("audit", "verify")
