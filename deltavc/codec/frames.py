@@ -42,6 +42,7 @@ MAX_FRAME = 1 << 22  # 1 MiB chunks were no faster, and cost four times the fram
 RAW, ZSTD, PLANES, ROTATED = 0, 1, 2, 3
 MAX_GAIN = 1 << 15  # a zstd block makes at most 128 KiB out of 4 bytes
 _SMALL = 1 << 16  # neighbouring parts below this share a frame
+_TINY = 1 << 10  # and those below this whatever they hold: a frame of their own costs more
 _SAMPLE = 1 << 16
 _NOISE_SAMPLES, _NOISE_SAMPLE = 4, 1 << 13
 _BLOCKS = tuple(1 << log for log in range(10, 18))
@@ -263,7 +264,7 @@ def _chunks(parts: Sequence[Part]) -> list[_Chunk]:
         view = memoryview(part.data).cast("B")
         width = part.planes if part.planes in _WIDTHS and view.nbytes >= part.planes else 1
         ends = part.ends()
-        if width == 1 and not ends and view.nbytes < _SMALL:
+        if view.nbytes < (_SMALL if width == 1 and not ends else _TINY):
             if len(small) + view.nbytes > _SMALL:
                 flush()
             small += view

@@ -237,7 +237,8 @@ class Kernels:
             0 if whole else self._over(_at(folded), count, width), dtype=folded.dtype
         )
         planes = np.empty(width * count, dtype=np.uint8)
-        arranged = np.empty(count + 8 * MAX_BANDS, dtype=folded.dtype)
+        spare = count + 8 * MAX_BANDS if bands.edges else 0
+        arranged = np.empty(spare, dtype=folded.dtype)
         self._to_bands(
             _at(folded), _at(base), count, ctypes.byref(banding),
             _at(arranged), _at(planes), _at(escapes),

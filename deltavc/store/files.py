@@ -28,9 +28,6 @@ AHEAD = 1 << 20  # bytes
 READ_ONLY = 0o444  # objects never change; the umask takes its share
 
 
-_sync_data = getattr(os, "fdatasync", os.fsync)  # macOS lacks it
-
-
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turns what the system refuses while writing into :class:`RepositoryUnwritable`."""
@@ -194,7 +191,7 @@ class _Ahead:
 
     def _flush(self) -> None:
         try:
-            _sync_data(self._fd)
+            getattr(os, "fdatasync", os.fsync)(self._fd)  # macOS lacks the former
         except OSError as error:
             self._failure = error
 

@@ -58,7 +58,7 @@ def test_a_full_disk(filled, write, size):
 
 
 @pytest.mark.parametrize("write", [write_pack, put_loose])
-@pytest.mark.parametrize("name", ["open", "fsync", "rename"])
+@pytest.mark.parametrize("name", ["open", "fdatasync", "fsync", "rename"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES])
 def test_each_call_that_the_system_refuses(filled, monkeypatch, write, name, code):
     store, held = filled
