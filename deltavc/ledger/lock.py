@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from deltavc.errors import InternalError, RepositoryLocked, RepositoryUnwritable
 
-__all__ = ["RepositoryLock"]
+__all__ = ["RepositoryLock", "is_held"]
 
 _SHORTEST_WAIT = 0.002  # seconds between two tries; doubles up to the longest
 _LONGEST_WAIT = 0.05
@@ -29,6 +29,22 @@ _INFO_BYTES = 4096
 
 _held: dict[tuple[int, int], tuple[int, int]] = {}
 """(device, inode) of locks held by this process, to the thread that holds it and the handle."""
+
+
+def is_held(path: Path) -> bool:
+    """Tells whether this thread holds a lock.
+
+    Args:
+        path: The lock file.
+
+    Returns:
+        Whether it does.
+    """
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    return _held.get((found.st_dev, found.st_ino), (None,))[0] == threading.get_ident()
 
 
 class RepositoryLock:

@@ -10,7 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from deltavc.errors import AmbiguousRevision, AuditChainBroken, NothingToUndo, UnknownRevision
+from deltavc.catalog.errors import CatalogUnusable
+from deltavc.errors import (
+    AmbiguousRevision,
+    AuditChainBroken,
+    NothingToUndo,
+    RepositoryLocked,
+    RepositoryUnwritable,
+    UnknownRevision,
+)
 from deltavc.ids import EventHash
 from deltavc.ledger.state import State, replay
 from deltavc.records.model import Event, RefChange
@@ -134,9 +142,7 @@ def find(repo: Repository, operation: str) -> tuple[Event, EventHash]:
     if prefix == "@":
         for entry in repo.log.read_back(1):
             return entry
-    hits = []
-    if len(prefix) >= MIN_PREFIX:
-        hits = [entry for entry in repo.log.read() if entry[1].startswith(prefix)]
+    hits = _beginning_with(repo, prefix) if len(prefix) >= MIN_PREFIX else []
     if not hits:
         raise UnknownRevision(
             f"no operation begins with '{operation[:80]}'",
@@ -148,6 +154,19 @@ def find(repo: Repository, operation: str) -> tuple[Event, EventHash]:
             f"'{operation}' fits {len(hits)} operations", candidates=[oid for _, oid in hits]
         )
     return hits[0]
+
+
+def _beginning_with(repo: Repository, prefix: str) -> list[tuple[Event, EventHash]]:
+    """Finds events by the beginning of their hash: told by the catalog, read in the log."""
+    try:
+        with repo.kept_reader() as reader:
+            rows = reader.find_event(prefix)
+        found = [next(iter(repo.log.read(row.number))) for row in rows]
+    except (CatalogUnusable, RepositoryUnwritable, RepositoryLocked, StopIteration):
+        found, rows = [], []
+    if found and [oid for _, oid in found] == [row.hash for row in rows]:
+        return found
+    return [entry for entry in repo.log.read() if entry[1].startswith(prefix)]
 
 
 def state_at(repo: Repository, operation: str) -> State:
