@@ -317,7 +317,7 @@ class AuditChainBroken(IntegrityError):
 
     slug = "audit-chain-broken"
     exit_code = 42
-    default_hint = "see which entry: deltavc fsck"
+    default_hint = "see which entry: deltavc audit verify"
 
 
 class SignatureInvalid(IntegrityError):

@@ -141,12 +141,24 @@ def written(output: Path) -> Iterator[Path]:
         else:
             with beside.open("rb") as file:
                 os.fsync(file.fileno())
-            output.hardlink_to(beside)
+            _publish(beside, output)
     finally:
         if beside.is_dir():
             shutil.rmtree(beside, ignore_errors=True)
         else:
             beside.unlink(missing_ok=True)
+
+
+def _publish(beside: Path, output: Path) -> None:
+    """Gives a file its name, unless something has it by now."""
+    try:
+        output.hardlink_to(beside)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links, as on many a memory stick
+        if os.path.lexists(output):
+            raise
+        beside.rename(output)
 
 
 def chosen(repo: Repository, wanted: Wanted) -> list[Entry]:
@@ -239,7 +251,7 @@ def export_sqlite(repo: Repository, wanted: Wanted) -> Exported:
         )
     with written(wanted.output) as beside, written(metadata) as about:
         write_database(repo, events, beside, whole=wanted.selection.is_all)
-        write_metadata(about, wanted.output.stem)
+        write_metadata(about, beside, wanted.output.stem)
     return done(repo, wanted, "sqlite", 2, len(events))
 
 

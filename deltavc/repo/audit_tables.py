@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deltavc.catalog.queries import names, saved
+from deltavc.catalog.queries import SavedQuery, names, saved
 from deltavc.catalog.readonly import ReadOnly
 from deltavc.catalog.views import views
 from deltavc.ledger.protocol import Entry
@@ -110,19 +110,21 @@ def write_database(repo: Repository, events: Sequence[Entry], path: Path, *, who
         raise OSError(None, str(error)) from error
 
 
-def write_metadata(path: Path, database: str) -> None:
+def write_metadata(path: Path, database: Path, name: str) -> None:
     """Writes what Datasette shows beside a database: meanings, and the saved queries.
 
     Args:
         path: The file.
-        database: Name of the database, without its ending.
+        database: The database. Queries that look behind the views, for speed, are left out:
+            it has no more than the views.
+        name: Name of the database, without its ending.
 
     Raises:
         OSError: It cannot be written.
     """
     described = {
-        name: {"description": view.about, "columns": dict(view.columns)}
-        for name, view in views().items()
+        table: {"description": view.about, "columns": dict(view.columns)}
+        for table, view in views().items()
     }
     queries = {
         found.name: {
@@ -132,10 +134,21 @@ def write_metadata(path: Path, database: str) -> None:
             "params": [param.name for param in found.params],
         }
         for found in map(saved, names())
+        if _runs_on(database, found)
     }
     metadata = {
         "title": "Audit trail of a deltavc repository",
         "description": "Who did what, when and why; what was live, measured and approved.",
-        "databases": {database: {"tables": described, "queries": queries}},
+        "databases": {name: {"tables": described, "queries": queries}},
     }
     path.write_text(json.dumps(metadata, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _runs_on(database: Path, found: SavedQuery) -> bool:
+    with closing(sqlite3.connect(database)) as db:
+        try:
+            values = {param.name: "" for param in found.params}
+            db.execute(f"EXPLAIN {found.sql}", values)
+        except sqlite3.Error:
+            return False
+    return True

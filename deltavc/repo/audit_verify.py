@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -127,13 +128,12 @@ class _Walk:
         self._start_head = START
         self._catalog: EventRows | None = None
         self._unusable: CatalogUnusable | None = None
-        try:
+        with suppress(DeltavcError):  # the chain says what is wrong with the log
             self._start_head = repo.log.head()
+        try:
             self._catalog = EventRows(repo.layout.catalog)
         except CatalogUnusable as error:
             self._unusable = error
-        except DeltavcError:
-            pass  # the chain says what is wrong with the log
 
     def see(self, event: Event, event_hash: EventHash) -> None:
         """Takes the next event that can be read."""

@@ -304,6 +304,7 @@ def test_sqlite_answers_the_saved_queries_and_datasette_knows_them(
     for name, table in metadata["tables"].items():
         columns = [row[1] for row in catalog.execute(f"pragma table_info({name})")]
         assert list(table["columns"]) == columns
+    assert set(metadata["queries"]) >= {"live-at", "rollbacks", "never-approved", "evidence-for"}
     for query in metadata["queries"].values():
         catalog.execute(query["sql"], dict.fromkeys(query["params"], "")).fetchall()
     sql = "select count(*) from v_commits"
@@ -383,6 +384,9 @@ def test_the_log_is_filtered(ask: Ask, told: Story) -> None:
     assert numbers("--about", "tag:v1.0") == [10]
     assert 24 in numbers("--about", told.versions["v1"][:8])
     assert ask("audit", "log", "--about", "side").code == 0
+    fourth = ask("audit", "log", "--json").data[-4]["hash"]
+    assert numbers("--at-op", fourth[:12]) == [4, 3, 2, 1]
+    assert ask("--at-op", fourth[:12], "audit", "verify").code == 2
     assert ask("audit", "log", "--about", "never-there").code == 20
     for form in ("csv", "tsv", "md"):
         assert "rollback" in ask("audit", "log", "--format", form).out

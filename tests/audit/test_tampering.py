@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sqlite3
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,13 @@ from typing import Any
 import pytest
 
 import deltavc
+from deltavc.api import Repository
 from deltavc.errors import UsageError
 from deltavc.ledger.protocol import Head
 from deltavc.repo import audit_verify
 from deltavc.repo.audit_anchor import read_anchor
+from deltavc.repo.repository import Repository as Opened
+from deltavc.repo.session import Session, Signing
 
 from .conftest import ADA, Ask, Story, ms
 
@@ -170,6 +175,7 @@ FORGERIES: dict[str, tuple[Callable[[Lines], Lines], int]] = {
     "reorder": (swapped, 9),
     "white space": (lambda lines: [lines[0], lines[1] + b" ", *lines[2:]], 2),
     "not JSON": (lambda lines: [*lines[:2], b"{", *lines[3:]], 3),
+    "the last is not JSON": (lambda lines: [*lines[:-1], b"{"], 30),
     "duplicate": (lambda lines: [*lines[:3], lines[2], *lines[3:]], 3),
 }
 
@@ -192,6 +198,8 @@ def test_an_edit_of_the_log_is_found_at_its_event(
     found = verify(copy)
     assert not found.ok
     assert found.first_broken == first
+    assert found.rows > 30
+    assert "catalog-differs" in problems(found), "rows are compared as far as lines can be read"
     asked = run("audit", "verify")
     assert asked.code == 1
     assert f"chain broken at event {first}" in asked.out
@@ -254,6 +262,35 @@ def test_a_damaged_object_is_found_when_read(copy: Path) -> None:
     found = verify(copy, deep=True)
     assert found.objects_read == found.objects
     assert problems(found) == {"object-damaged"}
+
+
+# signatures ----------------------------------------------------------------------
+
+
+def test_signatures_are_checked_and_bad_ones_named(copy: Path, tmp_path: Path) -> None:
+    keys = {}
+    for name in ("ada", "eve"):
+        keys[name] = tmp_path / name
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", keys[name]], check=True
+        )
+    signers = copy / ".deltavc" / "allowed_signers"
+    signers.write_text("ada@example.org " + (tmp_path / "ada.pub").read_text())
+    signing = Signing(key=keys["ada"], environ=dict(os.environ))
+    session = Session(ADA, lambda: ms("2026-11-01T00:00"), signing=signing)
+    signed = Repository(Opened.open(copy, session))
+    assert signed.tag("signed", "v1.0", message="ours", sign=True)
+    found = signed.audit_verify()
+    assert (found.ok, found.signatures) == (True, 1)
+    signers.write_text("ada@example.org " + (tmp_path / "eve.pub").read_text())
+    found = signed.audit_verify()
+    assert {f.code for f in found.findings} == {"clock-back", "signature-unknown-key"}
+    assert found.ok, "whose keys are believed may not be known here"
+    signers.write_text("ada@example.org " + (tmp_path / "ada.pub").read_text())
+    (copy / ".deltavc" / "revoked_keys").write_text((tmp_path / "ada.pub").read_text())
+    found = signed.audit_verify()
+    assert not found.ok
+    assert problems(found) == {"signature-revoked"}
 
 
 # clocks --------------------------------------------------------------------------
