@@ -472,7 +472,7 @@ def test_the_reader_rebuilds_every_version(
         for name, content in version.files().items():
             assert (target / name).read_bytes() == content
             expected.discard(name)
-        assert expected == {"model.safetensors.index.json"}
+        assert expected == {"model.safetensors.index.json", "deltavc.json"}
         for name, tensors in version.tensors().items():
             data = (target / name).read_bytes()
             header = data[: 8 + int.from_bytes(data[:8], "little")]
