@@ -16,7 +16,7 @@ help: ## Show the targets
 
 install: $(VENV)/.installed ## Make .venv with the command .venv/bin/deltavc
 
-demo: $(VENV)/.installed-test ## Run the main job on a real model: adapt, commit, revert, check out
+demo: $(VENV)/.installed-test ## Run the main job on a real model: adapt, commit, revert, release, roll back
 	$(PY) -m benchmarks.demo
 
 test: $(VENV)/.installed-test ## Run the tests, but for the slow ones and those in a browser

@@ -86,7 +86,7 @@ def command(
     if not done.recorded:
         out.warn(f"not in the log yet ({done.why_not}); the next command records it")
     if done.before is not None:
-        hint = f"deltavc kpi add {short(done.before)} latency_p95=VALUE --samples N"
+        hint = f"deltavc kpi add {short(done.before)} NAME=VALUE --samples N"
         out.hint("rollback", f"tell the others why it went back: {hint}")
     return 0
 
