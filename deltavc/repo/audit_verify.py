@@ -94,7 +94,7 @@ def verify(
         first_time=walk.first_time,
         last_time=walk.last_time,
         first_broken=min((f.number for f in broken if f.number is not None), default=None),
-        objects=walk.objects if walk.named is None else len(walk.named),
+        objects=walk.objects,
         objects_read=0 if walk.named is None else len(walk.named),
         rows=walk.rows,
         rows_full=full,
@@ -116,7 +116,7 @@ class _Walk:
         self.head: Head = START
         self.first_time: int | None = None
         self.last_time: int | None = None
-        self.objects = 0
+        self._seen: set[int] = set()  # hashes: a fifth of the memory of the ids, to count them
         self.missing: set[ObjectId] = set()
         self.named: set[ObjectId] | None = set() if deep else None
         self._held: set[str] = set() if deep else _held(repo)
@@ -135,6 +135,11 @@ class _Walk:
         except CatalogUnusable as error:
             self._unusable = error
 
+    @property
+    def objects(self) -> int:
+        """How many objects the events name."""
+        return len(self._seen)
+
     def see(self, event: Event, event_hash: EventHash) -> None:
         """Takes the next event that can be read."""
         self.events += 1
@@ -146,7 +151,7 @@ class _Walk:
             value = change.after
             if value is not None and value not in objects and is_object_id(value):
                 objects = (*objects, ObjectId(value))
-        self.objects += len(objects)
+        self._seen.update(map(hash, objects))
         if self.named is not None:
             self.named.update(objects)
         elif not self._held.issuperset(objects):

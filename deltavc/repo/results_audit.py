@@ -77,8 +77,7 @@ class AuditVerified(_Result, frozen=True):
         first_time: Time of the first event.
         last_time: Time of the last.
         first_broken: Number of the first event from which on the chain does not hold.
-        objects: How many objects the events name; one that several name counts once when
-            ``deep``, else for each.
+        objects: How many objects the events name.
         objects_read: How many of them were read and compared with their ids.
         rows: How many rows of the catalog were compared.
         rows_full: Whether those of all tables were.

@@ -351,11 +351,11 @@ def _verify_lines(out: Output, found: AuditVerified) -> Iterator[str]:
         bad = any(finding.code == "log-anchor" for finding in found.findings)
         word = out.style("is not in the log", "bad") if bad else "is in the log"
         yield f"noted head {found.anchor.number} {found.anchor.hash[:10]} {word}"
+    objects = plural(found.objects, "object")
     if found.deep:
-        yield f"{plural(found.objects, 'object')} read and compared with their ids"
+        yield f"{objects} read and compared with their ids"
     else:
-        mentions = plural(found.objects, "mention")
-        yield f"{mentions} of objects looked up (not read; --deep reads them)"
+        yield f"{objects} looked for (not read; --deep reads them)"
     rows = f"{plural(found.rows, 'row')} of the catalog compared with the files"
     yield rows if found.rows_full else f"{rows} (events and refs only)"
     if found.signatures:
