@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -204,6 +206,27 @@ def test_other_files_are_not_replaced(shipped, tmp_path):
     with pytest.raises(RepositoryUnwritable):
         ada.report(tmp_path / "missing" / "r.html", charts=False)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "link", "r.html", "weights"]
+
+
+def test_commands_of_the_page_verify_it(shipped, commands, tmp_path):
+    page = tmp_path / "r.html"
+    shipped.as_(ADA).report(page, title="Q3 'n' more", charts=False)
+    blocks = re.findall(r"<pre><code>(.*?)</code></pre>", page.read_text(), re.DOTALL)
+    lines = [line for block in blocks for line in html.unescape(block).splitlines()]
+    ran = []
+    for line in lines:
+        words = shlex.split(line)
+        if words[0] == "echo":
+            (shipped.folder / words[3]).write_text(words[1] + "\n")
+            continue
+        assert words.pop(0) == "deltavc"
+        ran.append(words[0])
+        words = [str(tmp_path / w) if w in ("FOLDER", "again.html") else w for w in words]
+        done = commands.ok(shipped.folder, *words)
+        if words[0] == "env":
+            assert shipped.hostile[:10] in done.out
+    assert ran == ["audit", "audit", "env", "checkout", "report"]
+    assert (tmp_path / "again.html").read_bytes() == page.read_bytes()
 
 
 # what goes wrong
