@@ -90,7 +90,7 @@ def encode_planes(folded: Bits, dtype: DType, base: Bits | None = None) -> list[
         data = native.split(folded).data
     else:
         data = split_planes(folded.view(np.uint8).data, dtype.size, rotate=False)
-    return [Stream("residual", data, runs=dtype.size, block=0 if base is None else GROUPED_RUN)]
+    return [Stream("residual", data, runs=dtype.size, block=GROUPED_RUN)]
 
 
 def decode_planes(delta: Delta, dtype: DType, count: int) -> NDArray[np.uint8]:

@@ -7,8 +7,8 @@ exponents in one and the rare low ones in another, save nearly as much as all
 (bfloat16: 0.249 of a tensor with four, 0.245 with all, 0.288 with none), and
 elements are put in order and back by shuffles of eight instead of one by one.
 
-Nearly all residuals fit one byte of a 16-bit float, three of a float32. Only so
-many planes are kept; the few residuals that do not fit stand apart.
+Nearly all residuals of 16-bit floats fit one byte. Only so many planes are kept;
+the few residuals that do not fit stand apart.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MIN_BANDED = 1 << 12  # elements; below, the header outweighs what bands save
 USUAL_BANDS = 4  # three take 3 % more; six 1.4 % less, for half as much time again
 TOP_SHARE = 0.2  # of the elements, in the top band: their residuals are 0 and 1 nearly all
 LOW_SHARE = 0.01
-MAX_ESCAPES = 0.02  # mostly 0.5 %, in bfloat16 and float32; a plane less is hashed and expanded
+MAX_ESCAPES = 0.02  # mostly 0.5 % in bfloat16; a plane less is hashed and expanded
 MIN_APART = 1 << 14
 _SAMPLE = 1 << 13
 
@@ -47,7 +47,7 @@ def choose_bands(folded: Bits, base: Bits, dtype: DType) -> Bands:
         dtype: The base's dtype.
     """
     step = max(1, base.size // _SAMPLE) | 1  # odd, so that all columns are met
-    edges = _edges(base[::step], dtype) if dtype.size == 2 else ()
+    edges = _edges(base[::step], dtype)
     few = folded[::step]
     for width in range(1, dtype.size):
         if np.count_nonzero(few >= _limit(width)) <= MAX_ESCAPES * few.size:
