@@ -56,7 +56,7 @@ def given_shares(made: Model, shares: Shares) -> Iterator[tuple[Parameter, list[
 
 
 @given(models, st.sampled_from(["1/7", "1/3", "1/2", "1"]), st.sampled_from(["0", "1/10", "1/4"]))
-@settings(max_examples=150)
+@settings(max_examples=60)
 def test_a_model_is_trimmed_as_one_vector(
     bench: Bench, drawn: list[list[tuple[float, float]]], density: str, gamma: str
 ) -> None:
@@ -71,7 +71,7 @@ def test_a_model_is_trimmed_as_one_vector(
     whole = np.concatenate(columns, axis=1)
     if whole.size:
         rows = [kept(row.tolist(), Fraction(density), Fraction(gamma)) for row in whole]
-        assert found == [a + b for a, b in zip(*rows, strict=True)]
+        assert found == [float(np.float32(a + b)) for a, b in zip(*rows, strict=True)]
 
 
 def test_what_is_equal_is_taken_by_parameter_then_by_position(bench: Bench) -> None:
