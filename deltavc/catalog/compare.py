@@ -99,26 +99,18 @@ class EventRows:
         Raises:
             CatalogUnusable: The catalog cannot be read.
         """
-        for change in event.refs:
+        number = event.number
+        known = number <= self.applied[0]
+        if known:
+            self._compare_event(number, _row_of(event, event_hash))
+        for position, change in enumerate(event.refs):
             if change.after is None:
                 self._refs.pop(change.name, None)
             else:
-                self._refs[change.name] = (change.after, event.number)
-        if event.number > self.applied[0]:
-            return
-        self._skip_events(event.number)
-        self._compare_event(event, event_hash)
-        for position, change in enumerate(event.refs):
-            key = (event.number, position)
-            self._skip_changes(key)
-            wanted = (*key, change.name, change.before, change.after)
-            if self._change is None or self._change[:2] != key:
-                self._note("ref_changes", f"lacks a change of '{change.name}'", event.number)
-                continue
-            if self._change != wanted:
-                self._note_columns("ref_changes", _CHANGES, self._change, wanted, event.number)
-            self.compared += 1
-            self._change = next(self._changes, None)
+                self._refs[change.name] = (change.after, number)
+            if known:
+                row = (number, position, change.name, change.before, change.after)
+                self._compare_change(number, row)
 
     def finish(self, head: tuple[int, str]) -> list[Difference]:
         """Compares what is left: rows behind the last event, refs, and what was applied.
@@ -144,38 +136,34 @@ class EventRows:
             self._append(Difference("events", f"differs in {self._left_out:,} rows more", None))
         return self.found
 
-    def _compare_event(self, event: Event, event_hash: EventHash) -> None:
-        row = self._event
-        if row is None or row[0] != event.number:
-            self._note("events", f"lacks event {event.number}", event.number)
-            return
-        wanted = (
-            event.number,
-            event_hash,
-            event.time,
-            event.actor,
-            event.command,
-            event.summary,
-            event.tool,
-            event.reason,
-            event.undoes,
-            event.redoes,
-            canonical.encode(event.objects).decode(),
-            canonical.encode(event.detail).decode(),
-            event.host,
-            event.user,
-        )
-        if row != wanted:
-            self._note_columns("events", _EVENTS, row, wanted, event.number)
+    def _compare_event(self, number: int, wanted: Row) -> None:
+        if self._event != wanted:
+            self._skip_events(number)
+            if self._event is None or self._event[0] != number:
+                self._note("events", f"lacks event {number}", number)
+                return
+            if self._event != wanted:
+                self._note_columns("events", _EVENTS, self._event, wanted, number)
         self.compared += 1
         self._event = next(self._events, None)
+
+    def _compare_change(self, number: int, wanted: Row) -> None:
+        if self._change != wanted:
+            self._skip_changes(wanted[:2])
+            if self._change is None or self._change[:2] != wanted[:2]:
+                self._note("ref_changes", f"lacks a change of '{wanted[2]}'", number)
+                return
+            if self._change != wanted:
+                self._note_columns("ref_changes", _CHANGES, self._change, wanted, number)
+        self.compared += 1
+        self._change = next(self._changes, None)
 
     def _skip_events(self, number: int) -> None:
         while self._event is not None and self._event[0] < number:
             self._note("events", "has a row that is no event of the log", self._event[0])
             self._event = next(self._events, None)
 
-    def _skip_changes(self, key: tuple[int, int]) -> None:
+    def _skip_changes(self, key: Row) -> None:
         while self._change is not None and self._change[:2] < key:
             self._note("ref_changes", "has a change that no event made", self._change[0])
             self._change = next(self._changes, None)
@@ -203,6 +191,25 @@ class EventRows:
 
     def _append(self, difference: Difference) -> None:
         self.found.append(difference)
+
+
+def _row_of(event: Event, event_hash: EventHash) -> Row:
+    return (
+        event.number,
+        event_hash,
+        event.time,
+        event.actor,
+        event.command,
+        event.summary,
+        event.tool,
+        event.reason,
+        event.undoes,
+        event.redoes,
+        canonical.encode(event.objects).decode() if event.objects else "[]",
+        canonical.encode(event.detail).decode() if event.detail else "{}",
+        event.host,
+        event.user,
+    )
 
 
 def _differing(names: Sequence[str], row: Row, wanted: Row) -> str:
