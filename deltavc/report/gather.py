@@ -84,7 +84,8 @@ class _Gathering:
         self.versions = Versions(self.reader, self.state)
         self.policy = read_policy(repo)
         self.defined = definitions(repo, self.state.refs)
-        self.marks = marks(repo, self.state, self.versions)
+        self.damaged: list[str] = []
+        self.marks = marks(repo, self.state, self.versions, self.damaged)
         self.ship = ShipHistory(repo, self.reader, self.versions, self.marks)
         self._check_names()
         self.allowed = self._allowed()
@@ -140,6 +141,7 @@ class _Gathering:
                 requests,
                 [finding.message for finding in verify(self.repo.layout.events)],
                 [s.number for s in reader_report.clock_steps(self.reader, CLOCK_SLACK)],
+                self.damaged,
             ),
             deployments=tuple(told),
             requests=requests,

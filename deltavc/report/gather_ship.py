@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from deltavc.catalog import reader_report
+from deltavc.errors import DeltavcError
 from deltavc.ids import ObjectId
 from deltavc.records import canonical
 from deltavc.records.ship import Marks
@@ -28,13 +29,29 @@ MARKS = "marks:"
 MarksOf = Mapping[str, Mapping[str, Mark]]
 
 
-def marks(repo: Repository, state: State, versions: Versions) -> dict[str, dict[str, Mark]]:
-    """Returns the versions that are called bad, by environment and id."""
+def marks(
+    repo: Repository, state: State, versions: Versions, damaged: list[str]
+) -> dict[str, dict[str, Mark]]:
+    """Returns the versions that are called bad, by environment and id.
+
+    Args:
+        repo: The repository.
+        state: The refs.
+        versions: Names of revisions.
+        damaged: Takes what cannot be read: a report must say so rather than fail.
+
+    Returns:
+        The marks.
+    """
     found: dict[str, dict[str, Mark]] = {}
     for ref, value in sorted(state.refs.items()):
         if not ref.startswith(MARKS):
             continue
-        record = canonical.decode(repo.store.get(ObjectId(value), "marks"), Marks)
+        try:
+            record = canonical.decode(repo.store.get(ObjectId(value), "marks"), Marks)
+        except DeltavcError as error:
+            damaged.append(error.message)
+            continue
         versions.read(record.bad)
         found[ref.removeprefix(MARKS)] = {
             oid: Mark(versions[oid], mark.actor, mark.time, mark.reason)
@@ -122,8 +139,14 @@ class ShipHistory:
             verdict=row.gate_verdict,
             gates=_gates(self._said.get(row.number, ())),
             approvals=approvals,
-            stale=why_void(self._repo, row) or "",
+            stale=self._stale(row),
         )
+
+    def _stale(self, row: RequestRow) -> str:
+        try:
+            return why_void(self._repo, row) or ""
+        except DeltavcError as error:
+            return error.message
 
     def _approvals(
         self, votes: Iterable[Vote], request: RequestRow | None, until: int | None = None

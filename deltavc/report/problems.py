@@ -28,6 +28,7 @@ def find(
     requests: Sequence[Request],
     chain: Sequence[str] = (),
     clock: Sequence[int] = (),
+    damaged: Sequence[str] = (),
 ) -> tuple[Problem, ...]:
     """Finds what somebody has to look at.
 
@@ -38,11 +39,12 @@ def find(
         requests: Those that wait.
         chain: What is wrong with the event log.
         clock: Numbers of events at which a clock was set back.
+        damaged: Records that cannot be read.
 
     Returns:
         The problems, the worst first, those of one environment together.
     """
-    found = list(_of_log(chain, clock))
+    found = list(_of_log(chain, clock, damaged))
     for environment in environments:
         if environment.serving is not None and environment.serving.version is not None:
             found += of_deployment(environment, environment.serving, deployments)
@@ -170,9 +172,15 @@ def _version(
         yield "approximate", NOTE, {"revision": version.id}
 
 
-def _of_log(chain: Sequence[str], clock: Sequence[int]) -> Iterator[Problem]:
+def _of_log(
+    chain: Sequence[str], clock: Sequence[int], damaged: Sequence[str]
+) -> Iterator[Problem]:
     if chain:
         yield Problem("chain", SERIOUS, {"n": len(chain)}, details=tuple(chain[:MOST_DETAILS]))
+    if damaged:
+        yield Problem(
+            "damaged", SERIOUS, {"n": len(damaged)}, details=tuple(damaged[:MOST_DETAILS])
+        )
     if clock:
         numbers = [str(number) for number in clock[:MOST_DETAILS]]
         yield Problem("clock_back", WARNING, {"n": len(clock), "events": numbers})

@@ -310,6 +310,20 @@ def test_a_changed_event_is_told(team):
     assert problems[0].level == "serious"
 
 
+def test_a_damaged_record_is_told(team):
+    first = team.commit(0.82)
+    team.ship(first)
+    team.as_(OLGA).mark("production", first, bad=True)
+    repo = LibraryRepository.open(team.folder, Session(ADA, team.clock))
+    oid = repo.state().refs["marks:production"]
+    (file,) = (team.folder / ".deltavc" / "objects" / "loose").rglob(f"*{oid[4:]}*")
+    file.chmod(0o644)
+    file.write_bytes(file.read_bytes()[:-1])
+    problems = team.told().problems
+    assert [p.kind for p in problems] == ["damaged"]
+    assert oid[:8] in problems[0].details[0]
+
+
 def test_an_earlier_operation_is_refused(team):
     repo = LibraryRepository.open(team.folder, Session(ADA, team.clock))
     repo.look_at(repo.state().hash)
