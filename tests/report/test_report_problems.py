@@ -13,11 +13,17 @@ from deltavc.report.data import (
     Environment,
     Gate,
     KpiNow,
+    Lineage,
     Mark,
+    Report,
     Request,
+    Scope,
+    Source,
     Version,
 )
 from deltavc.report.problems import decided_at, find
+from deltavc.report.render import render
+from deltavc.report.texts import LANGUAGES
 
 GOOD = Version("a" * 64, "good", "Ada <ada@example.org>", 0)
 OTHER = Version("b" * 64, "other", "Ada <ada@example.org>", 0)
@@ -29,6 +35,9 @@ SERVING = Deployment(
 )  # fmt: skip
 STAGED = Deployment(7, "staging", GOOD, "deploy", "Grace", 0, serving=True)
 DEFINITION = Definition("production", "staging", ("release",), approvals=1)
+NOTHING = Report(
+    Source("", 9, "0" * 64, 0, "deltavc"), Scope(), (), (), (), (), Lineage((), 0), (), ()
+)
 MEASURED = KpiNow("accuracy", "", "higher", 0.9, rules=("accuracy >= 0.85",))
 
 
@@ -39,6 +48,9 @@ def environment(serving=SERVING, definition=DEFINITION, **more):
 def kinds(serving=SERVING, *, env=None, earlier=(STAGED,), requests=(), **more):
     env = env or environment(serving)
     found = find([env], [serving, *earlier], requests, **more)
+    for language in LANGUAGES:  # each kind has its sentence, with all that it names
+        page = render(replace(NOTHING, problems=found), language=language)
+        assert page.count('<li><span class="badge') == len(found)
     return [problem.kind for problem in found]
 
 
