@@ -1,6 +1,7 @@
 """An evidence pack: a zip that can be checked without deltavc.
 
-Everything in it follows from the repository, what was asked for and deltavc's version:
+Everything in it follows from the repository, what was asked for, deltavc's version, and
+whether the extra for others' evidence is installed:
 members in the order of their names, no dates, nothing compressed (what a compressor
 makes differs between its versions), so that the same question gives the same file.
 """
