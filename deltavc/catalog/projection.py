@@ -102,9 +102,9 @@ class Projection:
                 self._tag(oid, event)
             for oid in ids.get("measurements", ()):
                 self._measurement(oid, event)
-            for key in projection_ship.KINDS:
+            for key, (_, kind) in projection_ship.KINDS.items():
                 for oid in ids.get(key, ()):
-                    self._ship(oid, event)
+                    self._ship(oid, kind, event)
         self._flush()
 
     def finish(self, make_indexes: Callable[[], None]) -> None:
@@ -190,7 +190,11 @@ class Projection:
             stack = [oid]
             while stack:
                 record = self.loaded[stack[-1]]
-                before = [p for p in record.parents if p in waiting] if record else []
+                before = (
+                    [p for p in record.parents if p in waiting]
+                    if isinstance(record, Commit)
+                    else []
+                )
                 if before and stack[-1] in waiting:
                     stack.extend(reversed(before))
                     continue
@@ -236,9 +240,9 @@ class Projection:
             row = ordered("environments", found)
         self.environments[name] = row
 
-    def _ship(self, oid: ObjectId, event: Event) -> None:
+    def _ship(self, oid: ObjectId, kind: type[Any], event: Event) -> None:
         record = self.loaded[oid]
-        if record is None or oid in self.known:
+        if not isinstance(record, kind) or oid in self.known:
             return
         commit = getattr(record, "commit", None)
         if commit is not None and not self._has_commit(commit, "object", oid):
@@ -249,8 +253,8 @@ class Projection:
             self._add(table, *ordered(table, row))
 
     def _commit(self, oid: ObjectId, event: Event) -> None:
-        commit: Commit | None = self.loaded[oid]
-        if commit is None or oid in self.commits:
+        commit = self.loaded[oid]
+        if not isinstance(commit, Commit) or oid in self.commits:
             return
         parents = [self.commits[p] for p in commit.parents if self._has_commit(p, "commit", oid)]
         key, self.next_commit = self.next_commit, self.next_commit + 1
@@ -281,8 +285,12 @@ class Projection:
         return False
 
     def _tag(self, oid: ObjectId, event: Event) -> None:
-        tag: Tag | None = self.loaded[oid]
-        if tag is None or oid in self.known or not self._has_commit(tag.commit, "tag", oid):
+        tag = self.loaded[oid]
+        if (
+            not isinstance(tag, Tag)
+            or oid in self.known
+            or not self._has_commit(tag.commit, "tag", oid)
+        ):
             return
         self.known.add(oid)
         self._add(
@@ -291,8 +299,8 @@ class Projection:
         )  # fmt: skip
 
     def _measurement(self, oid: ObjectId, event: Event) -> None:
-        found: Measurement | None = self.loaded[oid]
-        if found is None or oid in self.known:
+        found = self.loaded[oid]
+        if not isinstance(found, Measurement) or oid in self.known:
             return
         if not self._has_commit(found.commit, "measurement", oid):
             return

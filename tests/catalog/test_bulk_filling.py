@@ -147,3 +147,14 @@ def test_seen_tells_new_ids_apart():
     ids = [ObjectId(f"{number * 7919:07x}".ljust(64, "0")) for number in range(2000)]
     assert [seen.again(oid) for oid in ids] == [False] * 2000
     assert [seen.again(oid) for oid in ids] == [True] * 2000
+
+
+def test_an_event_that_calls_a_commit_a_measurement_gives_no_row_of_one(tmp_path, history):
+    first = history.commit(kpis={"acc": 0.5})
+    second = history.make_commit([first])
+    history.event(commits=[second], measurements=[second], tags=[second], deployments=[second])
+    grown, anew = both(tmp_path, history)
+    assert grown == anew
+    assert [len(anew[0][t]) for t in ("commits", "measurements", "tags", "deployments")] == [
+        2, 1, 0, 0,
+    ]  # fmt: skip
