@@ -83,7 +83,6 @@ def _questions(folder: Path, values: dict[str, Any]) -> Iterable[Variant]:
         "branch": (),
         "tag": (),
         "kpi list": (),
-        "merge -n": ("merge", "team-1", "--dry-run"),
         "op log -l 20": (),
         "audit log -l 20": (),
         "env list": (),

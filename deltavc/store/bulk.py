@@ -64,8 +64,10 @@ class BulkReader:
         if found is None:
             self._read_from(oid)
             found = self._bodies.pop(oid, None)
-        if found is not None and found[0] == kind.encode():
-            return found[1]
+        if found is not None:
+            self._kept -= len(found[1])
+            if found[0] == kind.encode():
+                return found[1]
         return bytes(self._store.get(oid, kind))  # which also says what is wrong
 
     def _read_from(self, oid: ObjectId) -> None:
