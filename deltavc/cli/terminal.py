@@ -84,13 +84,15 @@ def render(text: str, *, color: bool, one_line: bool = False) -> str:
 
 def visible_width(text: str) -> int:
     """Returns how many columns a text takes: marks none, wide characters two."""
+    if not text.isascii():
+        text = text.translate(_TO_NOTHING)
     if text.isascii():
         return len(text)
     import unicodedata
 
     width = 0
     for char in text:
-        if _FIRST_MARK <= ord(char) <= _END_MARK or unicodedata.combining(char):
+        if unicodedata.combining(char):
             continue
         width += 2 if unicodedata.east_asian_width(char) in "WF" else 1
     return width
