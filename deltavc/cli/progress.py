@@ -13,6 +13,9 @@ from deltavc.cli.terminal import cut, escape
 __all__ = ["ProgressLine"]
 
 REDRAW_SECONDS = 0.1
+COUNTED = frozenset({"evidence", "export", "merge", "read", "report", "survey", "weigh"})
+"""What is told in pieces; everything else is in bytes."""
+
 PLAIN_SECONDS = 5.0
 """Without a terminal a line is written at most this often: quick commands stay silent."""
 
@@ -50,8 +53,8 @@ class ProgressLine:
 
         Args:
             what: What is being done, such as ``rebuilding``.
-            done: Bytes done.
-            total: Bytes there are; 0 when nobody knows.
+            done: Bytes done, or pieces of what is counted.
+            total: How much there is; 0 when nobody knows.
         """
         if self._mode == "none":
             return
@@ -67,6 +70,9 @@ class ProgressLine:
 
     def _word(self, done: int, total: int, elapsed: float) -> str:
         parts = [escape(self._what, one_line=True)]
+        if self._what in COUNTED:
+            of = f" of {units.count(total)}" if total > 0 else ""
+            return f"{parts[0]}  {units.count(done)}{of}"
         if total > 0:
             parts.append(f"{min(100, 100 * done // total)} %")
             parts.append(f"{units.size(done)} of {units.size(total)}")

@@ -45,7 +45,7 @@ def conflict_rows(decider: Decider, clashes: Sequence[Clash]) -> list[MergeConfl
                 opposed=opposed,
             )
         )
-        decider.repo.session.progress("compare", number + 1, len(clashes))
+        decider.repo.session.progress("weigh", number + 1, len(clashes))
     return rows
 
 

@@ -131,6 +131,11 @@ def _named(out: Output, names: list[str]) -> str:
 def _hints(out: Output, repo: Repository, found: Status) -> None:
     """Offers what fits the state that was found."""
     name = found.head.branch or "HEAD"
+    serving = [row.environment for row in found.environments if row.revision is not None]
+    if serving:
+        which = "production" if "production" in serving else serving[-1]
+        away = f'deltavc rollback {which} --reason "..."'
+        out.hint("rollback", f"in an incident:        {away}")
     if found.head.commit is None:
         if repo.base_names(repo.state()):
             out.hint("first-commit", 'record the first revision: deltavc commit PATH -m "why"')
