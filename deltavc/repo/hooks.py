@@ -50,9 +50,7 @@ def run_hook(command: str, values: Mapping[str, str], timeout: float = TIMEOUT) 
     except OSError as error:
         code, output = NOT_RUN, f"{error.strerror}".encode()
     told = output[-MAX_TOLD:].decode("utf-8", "replace").strip()
-    return HookRow(
-        command=command, exit_code=code, seconds=time.monotonic() - started, output=told
-    )
+    return HookRow(command=command, exit_code=code, seconds=time.monotonic() - started, output=told)
 
 
 def _wait(running: subprocess.Popen[bytes], timeout: float) -> tuple[int, bytes]:
