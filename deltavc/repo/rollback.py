@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from deltavc.errors import (
@@ -215,7 +216,7 @@ def _goal(
         return _named(repo, served, current, to)
     if steps < 1:
         raise UsageError(f"{steps} steps lead nowhere", hint="--steps 1 is the version before")
-    found = list(candidates(served))
+    found = list(islice(candidates(served), steps))
     if len(found) < steps:
         bad = sum(1 for commit in served.marks.bad if commit != current.record.commit)
         marked = f"; {bad} earlier ones are called bad" if bad else ""
