@@ -315,7 +315,7 @@ def test_who_asks_cannot_approve_even_if_another_made_the_version(shop):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda lab: lab.repo.measure(lab.versions[0], {"accuracy": 0.9}, samples=99), "accuracy"),
+        (lambda lab: lab.repo.measure(lab.versions[0], {"accuracy": 0.9}, samples=900), "accuracy"),
         (lambda lab: lab.repo.measure(lab.versions[0], {"latency_ms": 12}), "latency_ms"),
         (lambda lab: lab.repo.define_gate("release", ["accuracy >= 0.7"]), "gate 'release'"),
         (
