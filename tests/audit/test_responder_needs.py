@@ -421,6 +421,7 @@ def test_i09_who_and_why_stand_in_the_log(incident, weights_of):
     assert [row["revision"] for row in shown["bad"]] == [incident.versions[2]]
 
 
+@pytest.mark.slow
 def test_i09_two_in_a_row_that_could_not_be_recorded_are_both_kept(incident):
     handle = os.open(incident.work / ".deltavc" / "lock", os.O_RDWR)
     fcntl.flock(handle, fcntl.LOCK_EX)
