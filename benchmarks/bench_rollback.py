@@ -42,7 +42,7 @@ def rollback(lab: Lab) -> list[Row]:
         checkout,
         _back("rollback, adapter", peft, Template(peft)),
     ]
-    timed = compare(variants, rounds=lab.rounds(15))
+    timed = compare(variants, rounds=lab.rounds(7))
     print(results(timed), file=sys.stderr)
     floor, whole, gone, checked_out, small = timed
     size = sum(f.stat().st_size for f in (full.path / "serve/current").iterdir())

@@ -11,7 +11,7 @@ import os
 import queue
 import stat
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,8 +22,9 @@ from deltavc.formats.files import MAX_FILES, open_regular, shown
 
 __all__ = ["KINDS", "file_sizes", "file_sums"]
 
-KINDS: dict[str, Callable[[], Any]] = {"sha256": hashlib.sha256, "xxh3": xxhash.xxh3_128}
-"""The digests there are, by name."""
+PIECE = 64 << 20
+"""A longer file is hashed in pieces of this size, several at a time, and then their digests:
+one file of 2 GB would keep one core busy while an incident waits."""
 
 BUFFER = 1 << 20  # stays in the cache between reading and hashing
 
@@ -82,35 +83,115 @@ def file_sums(
         folder: The folder.
         paths: The files, relative to it.
         kinds: Which of :data:`KINDS`.
-        threads: How many files to read at a time.
+        threads: How many files, or with xxh3 alone pieces of files, to read at a time.
 
     Yields:
         Path and digests in hex by kind; None of a file that cannot be read.
     """
-    todo: queue.SimpleQueue[str] = queue.SimpleQueue()
-    done: queue.SimpleQueue[tuple[str, dict[str, str] | None]] = queue.SimpleQueue()
+    todo: queue.SimpleQueue[tuple[str, int | None]] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[str, int | None, Any]] = queue.SimpleQueue()
     stop = threading.Event()
+    waiting: dict[str, int] = {}
     for path in paths:
-        todo.put(path)
+        pieces = _pieces(folder / path) if tuple(kinds) == ("xxh3",) else 1
+        waiting[path] = pieces
+        for piece in [None] if pieces == 1 else range(pieces):
+            todo.put((path, piece))
 
     def work() -> None:
         while not stop.is_set():
             try:
-                path = todo.get_nowait()
+                path, piece = todo.get_nowait()
             except queue.Empty:
                 return
-            done.put((path, _sums(folder / path, kinds, stop)))
+            place = folder / path
+            found = _sums(place, kinds, stop) if piece is None else _piece(place, piece)
+            done.put((path, piece, found))
 
-    workers = [threading.Thread(target=work) for _ in range(min(max(threads, 1), len(paths)))]
+    count = min(max(threads, 1), sum(waiting.values()))
+    workers = [threading.Thread(target=work) for _ in range(count)]
     for worker in workers:
         worker.start()
     try:
-        for _ in paths:
-            yield done.get()
+        yield from _gathered(waiting, done)
     finally:
         stop.set()  # of those who were interrupted: nobody waits for the rest
         for worker in workers:
             worker.join()
+
+
+def _gathered(
+    waiting: dict[str, int], done: queue.SimpleQueue[tuple[str, int | None, Any]]
+) -> Iterator[tuple[str, dict[str, str] | None]]:
+    """Yields each file once all of its pieces are there."""
+    pieces: dict[str, dict[int, bytes | None]] = {}
+    for _ in range(sum(waiting.values())):
+        path, piece, found = done.get()
+        if piece is None:
+            yield path, found
+            continue
+        here = pieces.setdefault(path, {})
+        here[piece] = found
+        if len(here) == waiting[path]:
+            digests = [here[at] for at in range(len(here))]
+            whole = None if None in digests else {"xxh3": _joined(digests)}
+            yield path, whole
+
+
+def _pieces(path: Path) -> int:
+    """Returns of how many pieces a file is; 1 for what is small, or cannot be looked at."""
+    try:
+        size = path.stat().st_size
+    except OSError:
+        return 1
+    return max(1, -(-size // PIECE))
+
+
+def _joined(digests: Sequence[bytes | None]) -> str:
+    return xxhash.xxh3_128_hexdigest(b"".join(d for d in digests if d is not None))
+
+
+class _PieceSum:
+    """xxh3 of a file that comes in order: of its bytes, or of its pieces' digests if it is long."""
+
+    def __init__(self) -> None:
+        self._digests: list[bytes] = []
+        self._inner, self._room = xxhash.xxh3_128(), PIECE
+
+    def update(self, data: memoryview) -> None:
+        """Takes the next bytes."""
+        while data:
+            if not self._room:
+                self._digests.append(self._inner.digest())
+                self._inner, self._room = xxhash.xxh3_128(), PIECE
+            part = data[: self._room]
+            self._inner.update(part)
+            self._room -= len(part)
+            data = data[len(part) :]
+
+    def hexdigest(self) -> str:
+        """Returns the digest of all that came."""
+        if not self._digests:
+            return self._inner.hexdigest()
+        return _joined([*self._digests, self._inner.digest()])
+
+
+KINDS: dict[str, Callable[[], Any]] = {"sha256": hashlib.sha256, "xxh3": _PieceSum}
+"""The digests there are, by name."""
+
+
+def _piece(path: Path, number: int) -> bytes | None:
+    """Returns the digest of one piece of a file; None if it cannot be read."""
+    hasher, at = xxhash.xxh3_128(), number * PIECE
+    end, buffer = at + PIECE, memoryview(bytearray(BUFFER))
+    try:
+        with open_regular(path) as (file, _):
+            while at < end and (count := os.preadv(file.fileno(), [buffer[: end - at]], at)):
+                hasher.update(buffer[:count])
+                at += count
+    except (DeltavcError, OSError):
+        return None
+    return hasher.digest()
 
 
 def _sums(path: Path, kinds: Collection[str], stop: threading.Event) -> dict[str, str] | None:

@@ -50,8 +50,8 @@ class FileDigest(msgspec.Struct, frozen=True):
     Attributes:
         size: Bytes.
         sha256: SHA-256 in hex: whether it is the very file.
-        xxh3: xxh3-128 in hex: whether it came to harm, found at memory speed. Files that
-            have the same one can be made at will.
+        xxh3: xxh3-128 in hex, of long files that of their pieces' digests: whether it came
+            to harm, found at memory speed. Files that have the same one can be made at will.
     """
 
     size: int
