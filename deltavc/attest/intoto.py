@@ -22,6 +22,7 @@ from deltavc.attest.verdicts import Verdicts, verdicts_of
 from deltavc.codec.digest import sha256_hex
 from deltavc.errors import UsageError
 from deltavc.ids import CommitId, short
+from deltavc.kpi.outcomes import worst_of
 from deltavc.repo.gates import policy_bytes
 from deltavc.repo.policy import Policy, read_policy
 from deltavc.repo.revisions import resolve
@@ -107,8 +108,8 @@ def _predicate(repo: Repository, found: Verdicts) -> dict[str, Any]:
     for gate in found.gates:
         for rule in gate.rules:
             tests[_LISTS[rule.verdict]].append(f"{gate.gate}: {rule.rule}")
-    verdicts = [gate.verdict for gate in found.gates]
-    worst = next(one for one in ("fail", "inconclusive", "pass") if one in verdicts)
+    worst = worst_of(gate.verdict for gate in found.gates)
+    assert worst is not None  # refused above: there is no statement without a gate
     policy = read_policy(repo)
     return {
         "result": _RESULTS[worst],

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from deltavc.ids import ObjectId
+from deltavc.kpi.outcomes import worst_of
 from deltavc.records import canonical
 from deltavc.records.model import Event
 from deltavc.records.ship import (
@@ -31,8 +32,6 @@ KINDS: dict[str, tuple[str, type[Deployment | Request | Approval | Signature]]] 
 
 LATE = "late"
 """The key of an event's detail that says that a rollback was recorded later than it was done."""
-
-ORDER = {"pass": 0, "inconclusive": 1, "fail": 2}
 
 
 def rows_of(
@@ -82,7 +81,7 @@ def rows_of(
     row |= {
         "definition": record.definition,
         "needed": record.needed,
-        "gate_verdict": worst(record.gates),
+        "gate_verdict": worst_of(gate.verdict for gate in record.gates),
         "idempotency_key": record.key,
         "promoted_from": record.promoted_from,
     }
@@ -104,11 +103,6 @@ def _deployment(record: Deployment, event: Event) -> dict[str, Any]:
         "receipt": record.receipt,
         "late": int(event.detail.get(LATE) is True),
     }
-
-
-def worst(gates: Sequence[GateSeen]) -> str | None:
-    """Returns the worst verdict of gates; None without any."""
-    return max((gate.verdict for gate in gates), key=lambda v: ORDER.get(v, 3), default=None)
 
 
 def _verdicts(gates: Sequence[GateSeen], event: Event) -> Iterator[Row]:

@@ -10,7 +10,7 @@ import click
 from deltavc.cli import options
 from deltavc.cli.tables import Column, markdown_lines
 from deltavc.cli.verb import argument, group, verb
-from deltavc.cli.words import aligned
+from deltavc.cli.words import VERDICT_CODES, VERDICT_MARKS, rule_lines
 from deltavc.errors import RepositoryUnwritable, UnsupportedFormat, UsageError
 from deltavc.records.model import Gate
 
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from deltavc.repo.results_kpi import GateChecked
 
 __all__ = ["gate", "tables_of", "tell_defined"]
-
-EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 3}
-MARKS = {"pass": ("pass", "good"), "fail": ("fail", "bad"), "inconclusive": ("?", "warn")}
 
 gate = group("gate", "Define and check what a revision must pass.")
 
@@ -187,7 +184,7 @@ def check(
         out.table(_COLUMNS, _cells(done))
     for text in done.hints:
         out.hint("gate", text)
-    return EXIT_CODES[done.verdict]
+    return VERDICT_CODES[done.verdict]
 
 
 _COLUMNS = [Column("verdict"), Column("rule"), Column("sentence", title="measured")]
@@ -200,13 +197,9 @@ def _cells(done: GateChecked) -> Iterator[dict[str, Any]]:
 
 def _lines(out: Output, done: GateChecked) -> Iterator[str]:
     against = f" against {out.id(done.baseline)}" if done.baseline is not None else ""
-    verdict = out.style(done.verdict, MARKS[done.verdict][1])
+    verdict = out.style(done.verdict, VERDICT_MARKS[done.verdict][1])
     yield f"gate {out.foreign(done.gate)} on {out.id(done.revision)}{against}: {verdict}"
-    rows = [
-        (out.style(*MARKS[row.verdict]), out.foreign(row.rule), out.foreign(row.sentence))
-        for row in done.rules
-    ]
-    yield from aligned(rows, indent="  ")
+    yield from rule_lines(out, done.rules)
 
 
 def _summarise(path: Path, done: GateChecked) -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "BASE",
     "BRANCH",
     "ENVIRONMENT",
+    "FORMS",
     "GATE",
     "KEY_VALUE",
     "KPI",
@@ -152,6 +153,7 @@ KPI = Names("NAME", "kpi")
 GATE = Names("NAME", "gate")
 ENVIRONMENT = Names("NAME", "env")
 TIME = Time()
+FORMS = ("full", "peft", "vllm")  # of deltavc.records.receipt, which help need not import
 
 
 def option(*names: str, **attributes: Any) -> Callable[[F], F]:

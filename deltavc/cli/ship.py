@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deltavc.cli import units
-from deltavc.cli.words import aligned, place, plural, who
+from deltavc.cli.words import (
+    VERDICT_CODES,
+    VERDICT_MARKS,
+    place,
+    plural,
+    rule_lines,
+    who,
+)
 from deltavc.ids import short
 
 if TYPE_CHECKING:
@@ -16,7 +23,6 @@ if TYPE_CHECKING:
     from deltavc.repo.results_ship import DeployedRow, GateSeenRow, HookRow
 
 __all__ = [
-    "GATE_CODES",
     "deployed_lines",
     "gate_lines",
     "gate_words",
@@ -24,9 +30,6 @@ __all__ = [
     "run_deploy",
     "version",
 ]
-
-GATE_CODES = {"pass": 0, "fail": 1, "inconclusive": 3}
-MARKS = {"pass": ("pass", "good"), "fail": ("fail", "bad"), "inconclusive": ("?", "warn")}
 
 
 def version(out: Output, commit: str | None) -> str:
@@ -36,7 +39,7 @@ def version(out: Output, commit: str | None) -> str:
 
 def gate_words(out: Output, gate: GateSeenRow) -> str:
     """Returns a line on a gate: its verdict, and whether it was passed over."""
-    verdict = out.style(gate.verdict, MARKS[gate.verdict][1])
+    verdict = out.style(gate.verdict, VERDICT_MARKS[gate.verdict][1])
     over = out.style(", overridden", "warn") if gate.overridden else ""
     return f"gate {out.foreign(gate.gate)}: {verdict}{over} ({plural(len(gate.rules), 'rule')})"
 
@@ -46,15 +49,7 @@ def gate_lines(out: Output, gates: Sequence[GateSeenRow], *, full: bool) -> Iter
     for gate in gates:
         yield gate_words(out, gate)
         if full or gate.verdict != "pass":
-            rows = [
-                (
-                    out.style(*MARKS[rule.verdict]),
-                    out.foreign(rule.rule),
-                    out.foreign(rule.sentence),
-                )
-                for rule in gate.rules
-            ]
-            yield from aligned(rows, indent="  ")
+            yield from rule_lines(out, gate.rules)
 
 
 def hook_words(out: Output, hook: HookRow | None) -> str:
@@ -102,7 +97,7 @@ def run_deploy(ctx: Context, done: DeployedRow) -> int:
     for text in done.hints:
         out.hint("gate", text)
     if done.blocked == "gate":
-        return GATE_CODES[done.verdict or "inconclusive"]
+        return VERDICT_CODES[done.verdict or "inconclusive"]
     if done.blocked == "approval":
         return 36
     if done.changed and not done.dry_run:

@@ -12,10 +12,14 @@ from deltavc.cli.terminal import cut, escape, visible_width
 if TYPE_CHECKING:
     from deltavc.cli.output import Output
     from deltavc.repo.results import BaseInfo, Committed, KindRow, SignatureRow, Undone
+    from deltavc.repo.results_kpi import RuleRow
+    from deltavc.repo.results_ship import RuleSeenRow
 
 __all__ = [
     "NARROWEST",
     "SHOWN",
+    "VERDICT_CODES",
+    "VERDICT_MARKS",
     "aligned",
     "base_line",
     "commit_lines",
@@ -32,6 +36,7 @@ __all__ = [
     "ref_lines",
     "ref_name",
     "ref_words",
+    "rule_lines",
     "signature_status",
     "signature_words",
     "signer_words",
@@ -124,6 +129,23 @@ def aligned(
             space = " " * (room - visible_width(cell))
             cells.append(space + cell if at >= len(row) - right else cell + space)
         yield (indent + "  ".join(cells)).rstrip()
+
+
+VERDICT_CODES = {"pass": 0, "fail": 1, "inconclusive": 3}
+VERDICT_MARKS = {"pass": ("pass", "good"), "fail": ("fail", "bad"), "inconclusive": ("?", "warn")}
+
+
+def rule_lines(out: Output, rules: Iterable[RuleRow | RuleSeenRow]) -> Iterator[str]:
+    """Yields a line for each rule of a gate: its verdict, the rule, and why."""
+    rows = [
+        (
+            out.style(*VERDICT_MARKS[rule.verdict]),
+            out.foreign(rule.rule),
+            out.foreign(rule.sentence),
+        )
+        for rule in rules
+    ]
+    yield from aligned(rows, indent="  ")
 
 
 def id_list(out: Output, ids: Sequence[str], *, shown: int = SHOWN) -> str:

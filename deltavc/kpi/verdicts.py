@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from deltavc.kpi import words
 from deltavc.kpi.estimates import Difference, Estimate, Observed, difference, estimate
+from deltavc.kpi.outcomes import FAIL, INCONCLUSIVE, PASS, worst_of
 from deltavc.kpi.rules import AgeRule, BaselineRule, LimitRule, Rule
 from deltavc.records.model import Kpi
 
 __all__ = ["FAIL", "INCONCLUSIVE", "PASS", "Evidence", "Verdict", "judge", "worst"]
 
-PASS, FAIL, INCONCLUSIVE = "pass", "fail", "inconclusive"
 DAY = 86_400_000
 CLOCK_SLACK = 60_000  # milliseconds that two machines' clocks may differ
 MOST_SAMPLES = 10**12
@@ -84,10 +84,7 @@ class Verdict:
 
 def worst(verdicts: Sequence[Verdict]) -> str:
     """Returns a gate's verdict: fail if a rule fails, else inconclusive if one is, else pass."""
-    found = {verdict.verdict for verdict in verdicts}
-    if FAIL in found:
-        return FAIL
-    return INCONCLUSIVE if INCONCLUSIVE in found or not found else PASS
+    return worst_of(verdict.verdict for verdict in verdicts) or INCONCLUSIVE
 
 
 def judge(rule: Rule, evidence: Evidence) -> Verdict:

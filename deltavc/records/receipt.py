@@ -8,7 +8,7 @@ that it does not know.
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -17,6 +17,7 @@ from deltavc.ids import BaseId, CommitId, ManifestId, ServingId, is_object_id, s
 from deltavc.records.canonical import loads_strict
 
 __all__ = [
+    "FORMS",
     "MAX_BYTES",
     "RECEIPT_FILE",
     "SCHEMA",
@@ -37,6 +38,7 @@ MAX_BYTES = 16 << 20
 MAX_FILES = 20_000
 
 Form = Literal["full", "peft", "vllm"]
+FORMS: tuple[Form, ...] = get_args(Form)
 
 _FAMILY = "deltavc.receipt/"
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")

@@ -29,6 +29,7 @@ from deltavc.errors import (
 from deltavc.formats.inplace import clear_journal, read_journal, update_folder, why_not_in_place
 from deltavc.formats.writer import write_folder
 from deltavc.ids import CommitId, short
+from deltavc.records.receipt import FORMS
 from deltavc.repo import receipt, workspace
 from deltavc.repo.openbase import source_path
 from deltavc.repo.repository import HEAD, branch_ref
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
     from deltavc.repo.repository import Repository
 
 __all__ = ["checkout", "follow_head"]
-
-FORMS = ("full", "peft", "vllm")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from deltavc.errors import (
     RefMoved,
     UsageError,
 )
-from deltavc.ids import ObjectId, short
+from deltavc.ids import DeploymentId, short
 from deltavc.records.ship import Deployment
 from deltavc.repo import evidence as evidences
 from deltavc.repo import target as targets
@@ -312,11 +312,11 @@ def _switch_back(served: Served, was: str | None) -> None:
     served.spool.clear()
 
 
-def _refuse_moved(plan: Plan, before: ObjectId | None) -> None:
+def _refuse_moved(plan: Plan, before: DeploymentId | None) -> None:
     """Refuses to switch on a decision that is not true any more."""
     now = Served(plan.repo, plan.served.name)
     if (None if now.current is None else now.current.id) != before:
-        raise moved(now, None if before is None else plan.served.current.id)  # type: ignore[union-attr]
+        raise moved(now, before)
     if plan.repo.state().number == plan.evidence.event:
         return
     overridden = [gate.gate for gate in plan.evidence.gates if gate.overridden]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -53,7 +53,6 @@ class Plan:
     evidence: Evidence
     approved: Approved
     ready: Ready | None = None
-    hints: list[str] = field(default_factory=list)
 
     @property
     def environment(self) -> Environment:
@@ -75,7 +74,7 @@ class Plan:
             target=None if self.served.target is None else str(self.served.target),
             seconds=time.monotonic() - self.started,
             dry_run=self.dry_run,
-            hints=[*self.hints, *self.evidence.hints],
+            hints=list(self.evidence.hints),
         )
         return msgspec.structs.replace(row, **more)
 

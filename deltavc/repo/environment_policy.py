@@ -15,6 +15,7 @@ from deltavc.errors import UnknownRevision, UsageError
 from deltavc.ids import ObjectId, check_name
 from deltavc.kpi.definitions import checked_table, text_of
 from deltavc.records import canonical
+from deltavc.records.receipt import FORMS
 from deltavc.records.ship import Environment
 from deltavc.repo.policy_file import FILE, read_policy_file, tables
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENVIRONMENT",
-    "FORMS",
     "MARKS",
     "SERVE",
     "check_environment",
@@ -35,7 +35,6 @@ __all__ = [
 ]
 
 ENVIRONMENT, SERVE, MARKS = "env:", "serve:", "marks:"
-FORMS = ("full", "peft", "vllm")
 MAX_KEEP, MAX_APPROVALS, MAX_TEXT = 1000, 100, 4096
 _KEYS = ("after", "gates", "approvals", "target", "keep", "format", "hook", "protect")
 

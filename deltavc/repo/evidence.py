@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from deltavc.codec.digest import sha256_hex
 from deltavc.errors import UnknownRevision
 from deltavc.ids import ApprovalId, CommitId, MeasurementId, ObjectId, RequestId
+from deltavc.kpi.outcomes import worst_of
 from deltavc.records import canonical
 from deltavc.records.ship import Environment, GateSeen, Request, RuleSeen
 from deltavc.repo.environment_policy import definition_id
@@ -31,8 +32,6 @@ __all__ = [
     "same_person",
     "what_changed",
 ]
-
-RANK = {"pass": 0, "inconclusive": 1, "fail": 2}
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,7 @@ class Evidence:
     @property
     def verdict(self) -> str | None:
         """The worst verdict of the gates that nobody overrode; None without any."""
-        verdicts = [gate.verdict for gate in self.gates if not gate.overridden]
-        return max(verdicts, key=lambda verdict: RANK[verdict], default=None)
+        return worst_of(gate.verdict for gate in self.gates if not gate.overridden)
 
 
 def gather(

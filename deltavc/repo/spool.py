@@ -27,6 +27,7 @@ from deltavc.ids import DeploymentId, ObjectId
 from deltavc.records import canonical
 from deltavc.records.model import Record
 from deltavc.records.ship import Deployment, Environment, Marks
+from deltavc.store.files import sync_folder
 
 __all__ = ["Entry", "Spool", "environments_with_spools", "spool_folder"]
 
@@ -289,11 +290,7 @@ def _make(path: Path, content: _Content) -> None:
     finally:
         os.close(handle)
     beside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def _write(path: Path, content: _Content) -> None:

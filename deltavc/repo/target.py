@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING
 
 from deltavc.codec.digest import sha256_hex
 from deltavc.errors import DeltavcError, InputError, Protected, RepositoryUnwritable
+from deltavc.formats.files import read_small
 from deltavc.ids import CommitId, short
 from deltavc.records.receipt import MAX_BYTES, RECEIPT_FILE
 from deltavc.repo import receipt
+from deltavc.store.files import sync_folder
 
 if TYPE_CHECKING:
     from deltavc.repo.repository import Repository
@@ -54,14 +56,9 @@ def _holder(folder: Path) -> CommitId | None:
 def receipt_sha256(folder: Path) -> str | None:
     """Returns the SHA-256 of a version's receipt, which has the digests of all its files."""
     try:
-        handle = os.open(folder / RECEIPT_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
+        return sha256_hex(read_small(folder / RECEIPT_FILE, max_bytes=MAX_BYTES))
+    except InputError:
         return None
-    with os.fdopen(handle, "rb") as file:
-        try:
-            return sha256_hex(file.read(MAX_BYTES + 1))
-        except OSError:
-            return None
 
 
 def problems(
@@ -133,11 +130,7 @@ def switch(target: Path, folder: str | None) -> None:
             beside.unlink(missing_ok=True)
             beside.symlink_to(folder, target_is_directory=True)
             beside.replace(link)
-        handle = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync_folder(target)
     except OSError as error:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from deltavc.cli.output import Output
     from deltavc.repo.results import CheckedOut
 
-FORMS = ("full", "peft", "vllm")
-
 
 @verb(
     "checkout",
@@ -44,7 +42,7 @@ FORMS = ("full", "peft", "vllm")
     help="Rebuild there and leave HEAD alone; "
     "without it: into the workspace, and HEAD moves to REV",
 )
-@options.as_kind("full, peft or vllm; default: full", FORMS, "full")
+@options.as_kind("full, peft or vllm; default: full", options.FORMS, "full")
 @click.option("--base-path", metavar="PATH", help="Where the base's files are now")
 @click.option(
     "--base-name", metavar="TEXT", help="What to write as base_model_name_or_path (peft, vllm)"

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
         RequestShown,
     )
 
-FORMS = ("full", "peft", "vllm")
 
 command = group("env", "Define environments, and tell what they serve and served.")
 
@@ -74,7 +73,7 @@ command = group("env", "Define environments, and tell what they serve and served
     "--target-format",
     "form",
     metavar="KIND",
-    type=click.Choice(FORMS),
+    type=click.Choice(options.FORMS),
     default="full",
     help="full, peft or vllm",
 )
