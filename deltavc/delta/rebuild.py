@@ -32,12 +32,12 @@ from numpy.typing import NDArray
 from deltavc.codec.room import Room, heap
 from deltavc.delta.body import Delta
 from deltavc.delta.contributions import KINDS, NEED_BASE, contribution
-from deltavc.delta.rounding import not_finite
+from deltavc.delta.finite import require_finite, require_finite_beside
 from deltavc.delta.rounding_form import Factors, LinearForm, Plane, is_tame, spread
 from deltavc.delta.rounding_native import NativeKernel, native_kernel
 from deltavc.delta.rounding_terms import Experts, ExtraTerm
 from deltavc.delta.tensor import Bits, DType, Tensor, dtype_named
-from deltavc.errors import MergeConflict, NonFiniteTensor, ShapeMismatch, UnsupportedFormat
+from deltavc.errors import MergeConflict, ShapeMismatch, UnsupportedFormat
 from deltavc.ids import short
 from deltavc.records import canonical
 
@@ -403,11 +403,13 @@ def _form(
             factors.append(_factors(term, name))
             continue
         if delta.kind == "dense":
-            planes.append(Plane(coefficient, _finite(delta.values(), name)))
+            planes.append(Plane(coefficient, require_finite(delta.values(), name)))
             continue
         if delta.kind == "sparse" and delta.header.values == "float":
             index, changes = _decode_sparse(delta, base)
-            planes.append(spread(Plane(coefficient, _finite(changes, name), index), anchor.shape))
+            planes.append(
+                spread(Plane(coefficient, require_finite(changes, name), index), anchor.shape)
+            )
             continue
         if base is None:
             raise ShapeMismatch(
@@ -415,7 +417,7 @@ def _form(
             )
         if delta.kind == "exact":
             result = _decode_exact(delta, base, room)
-            _check_finite_beside(result, base, name)
+            require_finite_beside(result, base, name)
             planes.append(Plane(coefficient, result))
             share[own_share] -= coefficient
             continue
@@ -426,7 +428,7 @@ def _form(
     if share["base"] and base is not None:
         own.append(Plane(share["base"], base))
     if base is not None and replaced and (scales_base or len(planes) + len(own) > 1):
-        _check_finite_beside(base, anchor, name)
+        require_finite_beside(base, anchor, name)
     view, extras = _view(anchor, factors, extras)
     return LinearForm(view, own + planes, factors, extras)
 
@@ -476,7 +478,7 @@ def increment_form(
 def _factors(term: Term, name: str) -> Factors:
     delta = term.delta
     for factor in ("b", "a"):
-        _finite(delta.factor(factor), name)
+        require_finite(delta.factor(factor), name)
     left, right = delta.matrices()
     wide = "F64" in (delta.header.b_dtype, delta.header.a_dtype)
     tame = not wide or (is_tame(left) and is_tame(right))
@@ -487,22 +489,5 @@ def _listed(term: Term, base: Tensor, name: str) -> list[Plane]:
     """Returns the planes of listed elements: their values, and the base's taken off beneath."""
     index, values = _decode_sparse(term.delta, base)
     beneath = Tensor(base.dtype, (int(index.size),), base.bits[index])
-    _check_finite_beside(values, beneath, name)
+    require_finite_beside(values, beneath, name)
     return [Plane(term.coefficient, values, index), Plane(-term.coefficient, beneath, index)]
-
-
-def _finite(values: Tensor, name: str) -> Tensor:
-    if not values.is_finite():
-        raise NonFiniteTensor(f"a delta of '{name}' holds NaN or infinity", parameter=name)
-    return values
-
-
-def _check_finite_beside(values: Tensor, beneath: Tensor, name: str) -> None:
-    """Refuses values that are not finite where those beneath them are."""
-    if values.is_finite():
-        return
-    step = 1 << 18
-    for at in range(0, values.count, step):
-        mine = not_finite(values.bits[at : at + step], values.dtype)
-        if bool((mine & ~not_finite(beneath.bits[at : at + step], beneath.dtype)).any()):
-            raise NonFiniteTensor(f"a delta of '{name}' holds NaN or infinity", parameter=name)
